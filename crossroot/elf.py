@@ -1,0 +1,66 @@
+"""ELF: what a file's header says, and the probe program for an arch (System V ABI, chapter 4 and 5)."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossroot import arch as arches
+from crossroot.arch import Arch
+
+_PT_LOAD = 1
+_PT_INTERP = 3
+_MAX_PROGRAM_HEADERS = 256
+_LOAD_ADDRESS = 0x10000
+_ENTRY_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Header:
+    """arches: those that run such a file. static: no PT_INTERP, so that it runs in a chroot without libraries."""
+
+    arches: tuple[Arch, ...]
+    static: bool
+
+
+def read(path: Path) -> Header | None:
+    """The header of an ELF file, or None if it is none. Raises OSError if it can't be read."""
+    with path.open("rb") as file:
+        start = file.read(64)
+        if len(start) < 52 or not start.startswith(b"\x7fELF"):
+            return None
+        wide, order = start[4] == 2, "<" if start[5] == 1 else ">"
+        if wide and len(start) < 64:
+            return None
+        offset = struct.unpack_from(order + ("Q" if wide else "I"), start, 32 if wide else 28)[0]
+        size, count = struct.unpack_from(order + "HH", start, 54 if wide else 42)
+        file.seek(offset)
+        table = file.read(size * min(count, _MAX_PROGRAM_HEADERS))
+    types = (struct.unpack_from(order + "I", table, at)[0] for at in range(0, len(table) - 3, size or 1))
+    return Header(tuple(arches.of_elf(start)), _PT_INTERP not in types)
+
+
+def probe_program(arch: Arch) -> bytes:
+    """A complete static executable for `arch` that exits with the first byte of its argv[0] as status."""
+    ident = bytes.fromhex(arch.elf.magic)[:16].ljust(16, b"\0")
+    code = bytes.fromhex(arch.elf.code)
+    wide, order = ident[4] == 2, "<" if ident[5] == 1 else ">"
+    header_size, segment_size = (64, 56) if wide else (52, 32)
+    start = -(-(header_size + segment_size) // _ENTRY_ALIGNMENT) * _ENTRY_ALIGNMENT
+    end = start + len(code)
+    address = _LOAD_ADDRESS + start
+    # On ppc64 with ABI version 1 the entry would be a descriptor; e_flags say version 2, where it is the code.
+    word = "Q" if wide else "I"
+    header = ident + struct.pack(
+        f"{order}HHI{word}{word}{word}IHHHHHH",
+        *(2, arch.elf.machine, 1, address, header_size, 0, arch.elf.flags),
+        *(header_size, segment_size, 1, 0, 0, 0),
+    )
+    readable_executable = 5
+    page = 0x10000
+    if wide:
+        fields = (_PT_LOAD, readable_executable, 0, _LOAD_ADDRESS, _LOAD_ADDRESS, end, end, page)
+        segment = struct.pack(f"{order}IIQQQQQQ", *fields)
+    else:
+        fields = (_PT_LOAD, 0, _LOAD_ADDRESS, _LOAD_ADDRESS, end, end, readable_executable, page)
+        segment = struct.pack(f"{order}IIIIIIII", *fields)
+    return (header + segment).ljust(start, b"\0") + code

@@ -1,0 +1,180 @@
+"""System calls that Python's `os` lacks, and nothing else: this module imports nothing of crossroot.
+
+Each function raises OSError with the kernel's errno and the path it was about. The mount calls are those of the
+file-descriptor mount API (Linux 5.2; mount_setattr 5.12): a tree is cloned or made detached, and attached later,
+so that a source can be named before, and a target after, the root has changed.
+"""
+
+import ctypes
+import fcntl
+import os
+import struct
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+PER_LINUX32 = 0x0008
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_FSOPEN_CLOEXEC = 1
+_FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
+_PR_SET_PDEATHSIG = 1
+_RENAME_EXCHANGE = 2
+_CLOSE_RANGE_CLOEXEC = 4
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+# Calls added since Linux 5.1 have one number on every architecture (but alpha and mips, no hosts of ours).
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
+_SYS_CLOSE_RANGE = 436
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str | bytes | None = None) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def _syscall(number: int, *args: object, what: str | bytes | None = None) -> int:
+    return _check(int(_libc.syscall(ctypes.c_long(number), *args)), what)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). CLONE_NEWUSER fails with EINVAL when the process has a second thread."""
+    _check(_libc.unshare(flags))
+
+
+def make_mounts_private() -> None:
+    """Cut the propagation of mounts from and to the namespace this one was copied from."""
+    _check(_libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None), "/")
+
+
+def detach(path: str) -> None:
+    """umount2(2) with MNT_DETACH: what is mounted on `path` leaves the tree at once."""
+    _check(_libc.umount2(os.fsencode(path), MNT_DETACH), path)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2). pivot_root(".", ".") stacks the old root over the new one; detach(".") then drops it."""
+    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def open_tree(path: str, *, folder: int = _AT_FDCWD, recursive: bool = True, follow: bool = True) -> int:
+    """A detached copy of the mount `path` lies in, rooted there, as a descriptor; like a bind mount without a place.
+
+    recursive: with all that is mounted below. follow: follow a symbolic link in the last component.
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    flags |= _AT_RECURSIVE if recursive else 0
+    flags |= 0 if follow else _AT_SYMLINK_NOFOLLOW
+    return _syscall(_SYS_OPEN_TREE, folder, os.fsencode(path), flags, what=path)
+
+
+def move_mount(tree: int, path: str) -> None:
+    """Attach a detached tree at `path`. A symbolic link in its last component is mounted over, not followed."""
+    _syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH, what=path)
+
+
+def set_mount_attributes(tree: int, attributes: int, *, recursive: bool = True) -> None:
+    """Add MOUNT_ATTR_* `attributes` to a detached tree (mount_setattr(2), struct mount_attr)."""
+    attr = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    _syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attr, ctypes.c_size_t(len(attr)))
+
+
+def new_filesystem(fstype: str, options: dict[str, str], attributes: int = 0) -> int:
+    """A detached mount of a new file system. options: key to value, "" for a flag. attributes: MOUNT_ATTR_*."""
+    context = _syscall(_SYS_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC, what=fstype)
+    try:
+        for key, value in options.items():
+            if value:
+                args = (_FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+            else:
+                args = (_FSCONFIG_SET_FLAG, key.encode(), None, 0)
+            _syscall(_SYS_FSCONFIG, context, *args, what=f"{fstype} {key}={value}")
+        _syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, what=fstype)
+        return _syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes, what=fstype)
+    finally:
+        os.close(context)
+
+
+def openat2(folder: int, path: str | bytes, flags: int, resolve: int) -> int:
+    """openat2(2): open `path` below the descriptor `folder` under RESOLVE_* restrictions."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _syscall(_SYS_OPENAT2, folder, os.fsencode(path), how, ctypes.c_size_t(len(how)), what=path)
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two paths on one file system trade places in one step (renameat2(2), RENAME_EXCHANGE)."""
+    args = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    _check(_libc.renameat2(*args), one)
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark all descriptors from `first` on close-on-exec, inherited ones too (close_range(2), Linux 5.11)."""
+    args = (ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
+    _syscall(_SYS_CLOSE_RANGE, *args)
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Ask for `signal_number` when the parent's thread ends. Changing credentials clears this (prctl(2))."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0))
+
+
+def set_personality(persona: int) -> None:
+    """personality(2): PER_LINUX32 makes uname say the 32-bit machine name."""
+    _check(_libc.personality(ctypes.c_ulong(persona)))
+
+
+def set_hostname(name: str) -> None:
+    """sethostname(2), for the current UTS namespace."""
+    value = name.encode()
+    _check(_libc.sethostname(value, ctypes.c_size_t(len(value))))
+
+
+def loopback_up() -> None:
+    """Bring up `lo` in the current network namespace; a new one starts with it down (netdevice(7))."""
+    import socket  # only sessions without a network need it
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags: int = struct.unpack("16sh22x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
