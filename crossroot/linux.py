@@ -125,11 +125,9 @@ def new_filesystem(fstype: str, options: dict[str, str], attributes: int = 0) ->
     context = _syscall(_SYS_FSOPEN, fstype.encode(), _FSOPEN_CLOEXEC, what=fstype)
     try:
         for key, value in options.items():
-            if value:
-                args = (_FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
-            else:
-                args = (_FSCONFIG_SET_FLAG, key.encode(), None, 0)
-            _syscall(_SYS_FSCONFIG, context, *args, what=f"{fstype} {key}={value}")
+            command = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
+            argument = value.encode() if value else None
+            _syscall(_SYS_FSCONFIG, context, command, key.encode(), argument, 0, what=f"{fstype} {key}={value}")
         _syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, what=fstype)
         return _syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes, what=fstype)
     finally:

@@ -58,6 +58,13 @@ def own_id_map() -> IdMap | None:
     return IdMap(_rows(os.geteuid(), uids), _rows(os.getegid(), gids))
 
 
+def own_single_map() -> IdMap | None:
+    """A map of the caller's own id alone, which needs no helper programs; None for root."""
+    if os.geteuid() == 0:
+        return None
+    return IdMap(_rows(os.geteuid(), []), _rows(os.getegid(), []))
+
+
 def single_id_reason() -> str:
     """Why an ordinary user gets a single id, with the cure; "" when there are ranges."""
     name = _login_name()
@@ -188,7 +195,12 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
 
 
 def _be_child(
-    function: Callable[[Reporter], int], reporter: Reporter, id_map: IdMap | None, flags: int, ask: int, granted: int
+    function: Callable[[Reporter], int],
+    reporter: Reporter,
+    id_map: IdMap | None,
+    flags: int,
+    ask: int,
+    granted: int,
 ) -> NoReturn:
     """The child's life; leaves by os._exit only, so that nothing of the parent's clean-up runs here."""
     status = 1
@@ -266,7 +278,10 @@ def _write_map(pid: int, id_map: IdMap) -> None:
     helpers = _map_helpers()
     if helpers is None:
         raise CrossrootError("newuidmap and newgidmap are not installed", hint="install the package uidmap")
-    for helper, rows, file in ((helpers[0], id_map.uids, "/etc/subuid"), (helpers[1], id_map.gids, "/etc/subgid")):
+    for helper, rows, file in (
+        (helpers[0], id_map.uids, "/etc/subuid"),
+        (helpers[1], id_map.gids, "/etc/subgid"),
+    ):
         numbers = [str(number) for row in rows for number in row]
         helper_pid = os.posix_spawn(helper, [helper, str(pid), *numbers], os.environ)
         status = os.waitstatus_to_exitcode(os.waitpid(helper_pid, 0)[1])
@@ -350,4 +365,7 @@ def call(
     for message in received:
         if "result" in message:
             return message["result"]
-    raise CrossrootError(f"a worker process ended with status {status} before it was done", hint="see `dmesg` for an out-of-memory kill")
+    raise CrossrootError(
+        f"a worker process ended with status {status} before it was done",
+        hint="see `dmesg` for an out-of-memory kill",
+    )
