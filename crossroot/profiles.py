@@ -1,0 +1,446 @@
+"""Profiles: what to bootstrap for a target and how to enter it, read from TOML files.
+
+A profile is spread over files of one name in several folders, and over what these extend; `load` merges them
+key by key. KEYS declares every key; docs/profiles.md explains them.
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossroot import arch
+from crossroot.arch import Arch
+from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
+from crossroot.errors import UsageError
+
+DISTROS = ("alpine",)
+BINFMT_POLICIES = ("auto", "host", "private")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One target: what to bootstrap and how to enter it. KEYS says what each field means.
+
+    sources: the files it was read from, lowest priority first.
+    """
+
+    name: str
+    arch: Arch
+    description: str = ""
+    distro: str = "alpine"
+    branch: str = DEFAULT_BRANCH
+    mirrors: tuple[str, ...] = (DEFAULT_MIRROR,)
+    sha512: str = ""
+    keyring: str = ""
+    packages: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    user: str = "root"
+    shell: str = ""
+    binds: tuple[str, ...] = ()
+    qemu_cpu: str = ""
+    binfmt: str = "auto"
+    env: dict[str, str] = field(default_factory=dict)
+    sources: tuple[Path, ...] = ()
+
+
+# The parsers of single values: each takes the string in the file and gives the one to use, or raises UsageError;
+# the caller adds the file and line.
+
+
+def _anything(value: str) -> str:
+    return value
+
+
+def _pattern(pattern: str, wanted: str) -> Callable[[str], str]:
+    """A parser of strings that match `pattern` as a whole; `wanted` describes them."""
+    compiled = re.compile(pattern)
+
+    def parse(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise UsageError(f"{value!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def _choice(choices: Iterable[str]) -> Callable[[str], str]:
+    """A parser of strings that are one of `choices`."""
+    known = tuple(choices)
+
+    def parse(value: str) -> str:
+        if value not in known:
+            raise UsageError(f"{value!r} is not one of {', '.join(known)}", hint=_meant(value, known))
+        return value
+
+    return parse
+
+
+def _parse_arch(value: str) -> str:
+    return arch.find(value).name
+
+
+def _parse_sha512(value: str) -> str:
+    digits = value.lower()
+    if not re.fullmatch(r"([0-9a-f]{128})?", digits):
+        raise UsageError(f"{value!r} is not a SHA-512 hash", hint="it has 128 hexadecimal digits, as sha512sum prints")
+    return digits
+
+
+def _parse_path(value: str) -> str:
+    """An absolute path on the host; `~` is the home directory. Relative ones would depend on where one stands."""
+    path = os.path.expanduser(value)
+    if not path.startswith("/"):
+        raise UsageError(f"{value!r} is not an absolute path", hint="start it with / or ~/")
+    return path
+
+
+def _parse_optional_path(value: str) -> str:
+    return _parse_path(value) if value else ""
+
+
+def _parse_bind(value: str) -> str:
+    """SRC[:DST[:ro]]; gives it back with `~` in SRC replaced."""
+    source, *rest = value.split(":")
+    if not re.fullmatch(r"(:/[^:]*(:ro)?)?", "".join(f":{part}" for part in rest)):
+        raise UsageError(
+            f"{value!r} is not a bind of the form SRC[:DST[:ro]]",
+            hint='DST is an absolute path and only "ro" may follow it, as in "/srv/src:/src:ro"',
+        )
+    return ":".join([_parse_path(source), *rest])
+
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that a profile file may hold.
+
+    kind: str, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one would
+    type it. parse: takes one string of its value and gives the one to use, or raises UsageError.
+    """
+
+    kind: type[Any]
+    doc: str
+    example: str
+    parse: Callable[[str], str] = _anything
+
+
+KEYS: dict[str, Key] = {
+    "extends": Key(str, "another profile to build on", 'extends = "riscv64"'),
+    "arch": Key(str, "the CPU architecture, in anybody's words", 'arch = "riscv64"', _parse_arch),
+    "description": Key(str, "a line for `crossroot profile list`", 'description = "riscv64 with a compiler"'),
+    "distro": Key(str, "the distribution", 'distro = "alpine"', _choice(DISTROS)),
+    "branch": Key(
+        str,
+        "its branch",
+        'branch = "v3.20"',
+        _pattern(rf"(?!\d){_NAME}", "a branch such as latest-stable, edge or v3.20"),
+    ),
+    "mirrors": Key(
+        list,
+        "mirrors, tried in order",
+        'mirrors = ["https://mirror.example.org/alpine"]',
+        _pattern(r"(?i:https?)://[^\s/]\S*", "an http:// or https:// URL"),
+    ),
+    "sha512": Key(str, "hash that the rootfs archive must have", 'sha512 = "cf83e1357eefb8bd…"', _parse_sha512),
+    "keyring": Key(
+        str, "keyring to check the archive's signature with", 'keyring = "~/alpine.gpg"', _parse_optional_path
+    ),
+    "packages": Key(
+        list, "packages to install", 'packages = ["build-base", "git"]', _pattern(r"[^\s-]\S*", "a package name")
+    ),
+    "hooks": Key(
+        list,
+        "shell commands to run in the new root",
+        'hooks = ["adduser -D builder"]',
+        _pattern(r"(?s).*\S.*", "a shell command"),
+    ),
+    "user": Key(
+        str, "USER[:GROUP] of sessions", 'user = "builder"', _pattern(rf"{_USER}(:{_USER})?", "a USER[:GROUP]")
+    ),
+    "shell": Key(str, "the shell of `crossroot shell`", 'shell = "/bin/ash"', _pattern(r"(/\S+)?", "an absolute path")),
+    "binds": Key(list, "host paths in sessions", 'binds = ["~/.cache/ccache:/ccache"]', _parse_bind),
+    "qemu_cpu": Key(
+        str, "CPU model for the emulator", 'qemu_cpu = "cortex-a7"', _pattern(r"\S*", "a CPU model of qemu")
+    ),
+    "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(BINFMT_POLICIES)),
+    "env": Key(dict, "environment variables of sessions", 'env = { LANG = "C.UTF-8" }'),
+}
+
+
+def load(name: str, folders: Sequence[Path]) -> Profile:
+    """The profile called `name`, merged from its files in `folders`, lowest priority first.
+
+    `name` may be any name of an arch; a file called so comes first. Raises UsageError for an unknown profile, and
+    for anything wrong in a file, with the file and, where it can be had, the line.
+    """
+    name, files = find(name, folders)
+    values, sources = _collect(name, files, folders, ())
+    if "arch" not in values:
+        raise _lacking("arch", files[-1])
+    if values.get("mirrors") == ():
+        raise _lacking("mirrors", files[-1])
+    values["arch"] = arch.ALL[values["arch"]]
+    return Profile(name=name, sources=tuple(sources), **values)
+
+
+def find(name: str, folders: Sequence[Path]) -> tuple[str, list[Path]]:
+    """The profile's own name (`aarch64` for `arm64`) and its files in `folders`, at least one, in their order.
+
+    Raises UsageError if there is none. The files are not read.
+    """
+    if files := _files(name, folders):
+        return name, files
+    try:
+        translated = arch.find(name).name
+    except UsageError:
+        raise _unknown(name, folders) from None
+    if files := _files(translated, folders):
+        return translated, files
+    raise _unknown(translated, folders)
+
+
+def names(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """All profiles, sorted by name, each with its file of the highest priority.
+
+    Raises UsageError if a folder cannot be read; one that does not exist is empty.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in _entries(folder):
+            if path.suffix == ".toml" and _is_name(path.stem):
+                found[path.stem] = path
+    return sorted(found.items())
+
+
+def to_toml(profile: Profile) -> str:
+    """The profile as the text of one profile file, every key with its effective value."""
+    lines = [f"# profile {profile.name}, read from:", *(f"#   {path}" for path in profile.sources)]
+    lines += [f"{key} = {_toml_value(getattr(profile, key))}" for key in KEYS if key not in ("extends", "env")]
+    lines += ["", "[env]", *(f"{name} = {_toml_value(value)}" for name, value in profile.env.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: str | tuple[str, ...] | Arch) -> str:
+    if isinstance(value, Arch):
+        return _toml_value(value.name)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    # A JSON string is a TOML basic string, except that TOML wants DEL escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _lacking(key: str, path: Path) -> UsageError:
+    return UsageError(f"{path}: the profile has no {key}", hint=f"give it one, as in {KEYS[key].example}")
+
+
+# Finding files
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(_NAME, name) is not None and ".." not in name
+
+
+def _files(name: str, folders: Sequence[Path]) -> list[Path]:
+    """The files of exactly this name; none if it cannot be the name of a profile, with a `/` for instance."""
+    if not _is_name(name):
+        return []
+    return [path for folder in folders if _exists(path := folder / f"{name}.toml")]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    return True
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def _unknown(name: str, folders: Sequence[Path]) -> UsageError:
+    if not _is_name(name):
+        return UsageError(
+            f"{name!r} cannot be the name of a profile",
+            hint="a name is letters, digits, '.', '_' and '-'; `crossroot profile list` shows all",
+        )
+    known = [known for known, _ in names(folders)]
+    return UsageError(
+        f"there is no profile {name!r}", hint=f"{_meant(name, known)}; `crossroot profile list` shows all"
+    )
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """The hint for a word that is none of those known."""
+    close = difflib.get_close_matches(word.lower(), known, n=1)
+    return f"perhaps you meant {close[0]!r}" if close else f"known are {', '.join(known)}"
+
+
+# Reading and merging files
+
+
+def _collect(
+    name: str, files: Sequence[Path], folders: Sequence[Path], above: tuple[str, ...]
+) -> tuple[dict[str, Any], list[Path]]:
+    """The values of profile `name`, with those of what it extends below them, and all files that were read.
+
+    above: the profiles on whose behalf it is read, each extending the next.
+    """
+    values: dict[str, Any] = {}
+    base: tuple[str, list[Path]] | None = None
+    for path in files:
+        text = _read(path)
+        own = _parse(path, text)
+        if "extends" in own:
+            with _located(path, text, "extends"):
+                extended = find(own.pop("extends"), folders)
+            # A file that extends its own name means the files of that name below it, which it overrides anyway.
+            if extended[0] != name or path == files[0]:
+                base, extending = extended, (path, text)
+        values = _merge(values, own)
+    if base is None:
+        return values, list(files)
+    chain = (*above, name)
+    with _located(*extending, "extends"):
+        _refuse_circle((*chain, base[0]))
+    below, sources = _collect(*base, folders, chain)
+    return _merge(below, values), [*sources, *files]
+
+
+def _refuse_circle(chain: tuple[str, ...]) -> None:
+    if chain[-1] in chain[:-1]:
+        raise UsageError(f"circular extends: {' -> '.join(chain)}", hint="remove `extends` from one of them")
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Key by key, `above` wins; only env is merged variable by variable."""
+    merged = below | above
+    if "env" in merged:
+        merged["env"] = below.get("env", {}) | above.get("env", {})
+    return merged
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    """The checked values of one file: strings, tuples of strings, and for env a dict of strings."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(path, str(error)) from error
+    values: dict[str, Any] = {}
+    for name, value in document.items():
+        with _located(path, text, name):
+            key = _key(name)
+            if not isinstance(value, key.kind):
+                raise _wrong_type(name, key.kind, value, key.example)
+            if key.kind is str:
+                values[name] = _parse_string(name, value)
+            elif key.kind is list:
+                values[name] = tuple(_parse_string(name, entry) for entry in value)
+        if key.kind is dict:
+            values[name] = dict(_parse_variables(path, text, name, value))
+    return values
+
+
+def _parse_variables(path: Path, text: str, name: str, table: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for variable, value in table.items():
+        with _located(path, text, name, variable):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+                raise UsageError(f"{variable!r} is not the name of an environment variable")
+            yield variable, _parse_string(name, value, variable)
+
+
+def _parse_string(name: str, value: object, variable: str = "") -> str:
+    """One string of the value of key `name`, parsed; `variable` names it within a table."""
+    key = KEYS[name]
+    if not isinstance(value, str):
+        where = f"{name}.{variable}" if variable else f"an entry of {name}"
+        raise _wrong_type(where, str, value, key.example)
+    if "\0" in value:
+        raise UsageError(f"{name} holds a NUL character")
+    try:
+        return key.parse(value)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint or f"write it as in {key.example}") from None
+
+
+def _key(name: str) -> Key:
+    if name not in KEYS:
+        raise UsageError(f"unknown key {name!r}", hint=_meant(name, tuple(KEYS)))
+    return KEYS[name]
+
+
+_WANTED: dict[type[Any], str] = {str: "a string", list: "a list of strings", dict: "a table of strings"}
+_GIVEN: dict[type[Any], str] = {
+    **_WANTED,
+    list: "a list",
+    dict: "a table",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+}
+
+
+def _wrong_type(where: str, wanted: type, value: object, example: str) -> UsageError:
+    given = _GIVEN.get(type(value), "a date or time")
+    return UsageError(f"{where} must be {_WANTED[wanted]}, not {given}", hint=f"write it as in {example}")
+
+
+def _syntax_error(path: Path, message: str) -> UsageError:
+    """tomllib's "Invalid value (at line 2, column 4)" as FILE:2:4; there is no line at the end of the document."""
+    place = re.search(r" \(at line (\d+), column (\d+)\)", message)
+    where = f"{path}:{place[1]}:{place[2]}" if place else str(path)
+    what = message.replace(place[0], "") if place else message
+    return UsageError(f"{where}: not valid TOML: {what[:1].lower()}{what[1:]}", hint="see https://toml.io")
+
+
+@contextmanager
+def _located(path: Path, text: str, key: str, variable: str = "") -> Iterator[None]:
+    """Put the file, and the line that sets the key (or the variable in its table), before what goes wrong inside."""
+    try:
+        yield
+    except UsageError as error:
+        line = _line(text, key, variable)
+        where = f"{path}:{line}" if line else str(path)
+        raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
+
+
+def _line(text: str, key: str, variable: str) -> int:
+    """The line, from 1, where the text sets the key; 0 if none is seen to: tomllib keeps no positions."""
+
+    def search(pattern: str, start: int) -> int:
+        match = re.compile(pattern, re.MULTILINE).search(text, start)
+        return match.start() if match else -1
+
+    position = search(rf"^[ \t]*\[?[ \t]*[\"']?{re.escape(key)}[\"']?[ \t]*[\].=]", 0)
+    if position >= 0 and variable:
+        position = max(
+            position, search(rf"^[ \t]*({key}[ \t]*\.[ \t]*)?[\"']?{re.escape(variable)}[\"']?[ \t]*=", position)
+        )
+    return text.count("\n", 0, position) + 1 if position >= 0 else 0
