@@ -28,7 +28,8 @@ def list_profiles(
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print_table(["name", "arch", "branch", "description"], summaries)
-    _exit_if_any_failed(loaded)
+    if None in loaded:
+        raise typer.Exit(EXIT_USAGE)
 
 
 @app.command(epilog="Example: crossroot profile show riscv64")
@@ -49,12 +50,9 @@ def check(
     targets: Annotated[list[str], typer.Argument(metavar="NAME|FILE...", help="Profiles, or files that end in .toml.")],
 ) -> None:
     """Check profiles, and files as if they were in your profile folder."""
-    loaded = []
-    for target in targets:
-        loaded.append(_load(*_name_and_folders(target)))
-        if loaded[-1]:
-            typer.echo(f"{target}: ok")
-    _exit_if_any_failed(loaded)
+    right = [_check(target) for target in targets]
+    if not all(right):
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _load(name: str, folders: Sequence[Path]) -> Profile | None:
@@ -66,9 +64,16 @@ def _load(name: str, folders: Sequence[Path]) -> Profile | None:
         return None
 
 
-def _exit_if_any_failed(loaded: Sequence[Profile | None]) -> None:
-    if None in loaded:
-        raise typer.Exit(EXIT_USAGE)
+def _check(target: str) -> bool:
+    """Say whether the profile or file loads; gives that, too."""
+    try:
+        name, folders = _name_and_folders(target)
+        profiles.load(name, folders)
+    except CrossrootError as error:
+        ui.error(error.message, error.hint)
+        return False
+    typer.echo(f"{target}: ok")
+    return True
 
 
 def _name_and_folders(target: str) -> tuple[str, list[Path]]:

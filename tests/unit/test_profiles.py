@@ -1,13 +1,16 @@
 """Profiles: every rule of the files, of merging them and of what is refused."""
 
+import json
 import re
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from crossroot import arch, paths, profiles
+from crossroot.cli import profile as cli
 from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
 from crossroot.errors import EXIT_USAGE, UsageError
 from crossroot.profiles import KEYS, Profile
@@ -199,6 +202,12 @@ def test_circular_extends_is_refused_with_its_chain(folders: Folders, name: str)
     turned = "abcab"["abc".index(name) :][:3]
     error = folders.refused(name)
     assert error.message.endswith(f"{turned[2]}.toml:2: circular extends: {' -> '.join(turned + name)}")
+
+
+def test_a_circle_further_down_is_refused(folders: Folders) -> None:
+    for extending, extended in ("ab", "bc", "cb"):
+        folders.write(extending, f'extends = "{extended}"')
+    assert folders.refused("a").message.endswith("c.toml:1: circular extends: a -> b -> c -> b")
 
 
 def test_a_profile_that_extends_itself_with_nothing_below_is_refused(folders: Folders) -> None:
@@ -449,3 +458,77 @@ def test_every_example_in_the_documentation_is_valid(folders: Folders) -> None:
         folders.write(f"example{number}", 'arch = "riscv64"')
         folders.write(f"example{number}", example, level=2)
         folders.load(f"example{number}")
+
+
+# The commands
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder of profiles, in force and empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "crossroot/profiles"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, list(map(str, arguments)))
+
+
+def test_list_shows_every_profile_on_a_line(user_folder: Path) -> None:
+    (user_folder / "mine.toml").write_text('extends = "riscv64"\nbranch = "edge"\ndescription = "my own"')
+    lines = run("list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", *sorted([*SHIPPED, "mine"])]
+    assert [line.split(maxsplit=3) for line in lines if "mine" in line] == [["mine", "riscv64", "edge", "my own"]]
+
+
+def test_list_as_json_tells_the_file_that_wins(user_folder: Path) -> None:
+    (user_folder / "riscv64.toml").write_text('branch = "edge"')
+    listed = {profile["name"]: profile for profile in json.loads(run("list", "--json").stdout)}
+    assert set(listed) == set(SHIPPED)
+    assert listed["riscv64"]["branch"] == "edge"
+    assert listed["riscv64"]["path"] == str(user_folder / "riscv64.toml")
+
+
+def test_list_goes_on_after_a_broken_profile_and_fails(user_folder: Path) -> None:
+    (user_folder / "armv7.toml").write_text("mirror = 1")
+    result = run("list", "--json")
+    assert result.exit_code == EXIT_USAGE
+    assert {profile["name"] for profile in json.loads(result.stdout)} == set(SHIPPED) - {"armv7"}
+    assert f"{user_folder}/armv7.toml:1: unknown key 'mirror'" in result.stderr
+
+
+def test_show_prints_the_effective_profile(user_folder: Path) -> None:
+    (user_folder / "riscv64.toml").write_text('branch = "edge"')
+    shown = tomllib.loads(run("show", "linux/riscv64").stdout)
+    assert (shown["arch"], shown["branch"]) == ("riscv64", "edge")
+
+
+def test_path_is_that_of_the_file_that_wins_broken_or_not(user_folder: Path) -> None:
+    (user_folder / "aarch64.toml").write_text("not TOML")
+    assert run("path", "arm64").stdout == f"{user_folder}/aarch64.toml\n"
+    assert run("path", "s390x").stdout == f"{paths.builtin_profiles()}/s390x.toml\n"
+
+
+@pytest.mark.usefixtures("user_folder")
+def test_check_says_ok_for_names_and_files(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "arm64"')
+    result = run("check", "arm64", file)
+    assert (result.exit_code, result.stdout) == (0, f"arm64: ok\n{file}: ok\n")
+
+
+def test_check_goes_on_after_a_wrong_one_and_fails(user_folder: Path) -> None:
+    (user_folder / "wrong.toml").write_text('arch = "x86"\nuser = 1')
+    result = run("check", "missing", "wrong", "/nonexistent/riscv64.toml", "armv7")
+    assert (result.exit_code, result.stdout) == (EXIT_USAGE, "armv7: ok\n")
+    assert "there is no profile 'missing'" in result.stderr
+    assert f"{user_folder}/wrong.toml:2: user must be a string" in result.stderr
+    assert "there is no file /nonexistent/riscv64.toml" in result.stderr
+
+
+def test_check_of_a_file_leaves_out_those_that_override_it(user_folder: Path) -> None:
+    (user_folder / "riscv64.toml").write_text("not TOML")
+    assert run("check", "riscv64").exit_code == EXIT_USAGE
+    assert run("check", paths.builtin_profiles() / "riscv64.toml").exit_code == 0
