@@ -223,10 +223,14 @@ def names(folders: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def to_toml(profile: Profile) -> str:
-    """The profile as the text of one profile file, every key with its effective value."""
+    """The profile as the text of one profile file: every key with its effective value and its meaning."""
     lines = [f"# profile {profile.name}, read from:", *(f"#   {path}" for path in profile.sources)]
-    lines += [f"{key} = {_toml_value(getattr(profile, key))}" for key in KEYS if key not in ("extends", "env")]
-    lines += ["", "[env]", *(f"{name} = {_toml_value(value)}" for name, value in profile.env.items())]
+    for name, key in KEYS.items():
+        if key.kind is dict:
+            table: dict[str, str] = getattr(profile, name)
+            lines += ["", f"[{name}]  # {key.doc}", *(f"{entry} = {_toml_value(table[entry])}" for entry in table)]
+        elif name != "extends":
+            lines.append(f"{name} = {_toml_value(getattr(profile, name))}  # {key.doc}")
     return "\n".join(lines) + "\n"
 
 
