@@ -143,7 +143,6 @@ def read_small(url: str, *, limit: int) -> bytes:
 
     Raises NotFound if the server has no such file, CrossrootError if it can't be had for another reason.
     """
-    import requests
 
     def attempt() -> bytes:
         with _get(session, url) as response:
@@ -158,7 +157,7 @@ def read_small(url: str, *, limit: int) -> bytes:
             return bytes(content)
 
     _check_url(url)
-    with requests.Session() as session:
+    with _session() as session:
         try:
             return _persistently(attempt)
         except _Failure as failure:
@@ -223,10 +222,8 @@ class _Failure(Exception):
 
 def _fetch_from_any(urls: Sequence[str], part: FileIO, wanted: _Wanted) -> Verified:
     """Fill `part` from the first URL that delivers the file wanted; gives it verified, not yet published."""
-    import requests
-
     failures: dict[str, _Failure] = {}
-    with requests.Session() as session:
+    with _session() as session:
         for url in urls:
             try:
                 return _fetch(session, url, part, wanted)
@@ -314,6 +311,18 @@ def _persistently(attempt: Callable[[], T]) -> T:
                 raise
             time.sleep(max(BACKOFF * 2**earlier, failure.retry_after))
     return attempt()
+
+
+def _session() -> "requests.Session":
+    """A session that leaves redirects to _get. requests, even when told not to follow one, reads the whole body
+    that comes with it, however long."""
+    import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+            return None
+
+    return Session()
 
 
 def _get(session: "requests.Session", url: str, headers: dict[str, str] | None = None) -> "requests.Response":

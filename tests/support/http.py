@@ -8,6 +8,7 @@
 It runs in a thread of the test process: code that unshares a user namespace has to run in another process.
 """
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -129,10 +130,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(folder: Path | None = None) -> Iterator[Server]:
-    """A server on a free loopback port while the block runs; `folder` holds files to serve, if any."""
+def serve(folder: Path | None = None, tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
+    """A server on a free loopback port while the block runs; `folder` holds files to serve, if any; `tls` is a
+    certificate and its key, in PEM, for https."""
     listener = _Listener(("127.0.0.1", 0), _Handler)
-    listener.server = Server(f"http://127.0.0.1:{listener.server_port}", folder)
+    scheme = "http"
+    if tls:
+        scheme = "https"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        listener.socket = context.wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
+    listener.server = Server(f"{scheme}://127.0.0.1:{listener.server_port}", folder)
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -1,0 +1,1 @@
+"""Where a rootfs and its packages come from, one module per distribution."""

@@ -1,0 +1,203 @@
+"""Alpine: which minirootfs is the newest of a branch, its signature, and the repositories of its packages.
+
+A mirror is the URL of a folder laid out as dl-cdn.alpinelinux.org/alpine:
+
+    BRANCH/releases/ARCH/latest-releases.yaml, the archives, their .sha512 and .asc (detached PGP signature)
+    BRANCH/main/ARCH, BRANCH/community/ARCH   the repositories of apk
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossroot import fetch
+from crossroot.arch import Arch
+from crossroot.errors import CrossrootError, UsageError
+
+DEFAULT_MIRROR = "https://dl-cdn.alpinelinux.org/alpine"
+DEFAULT_BRANCH = "latest-stable"
+
+_INDEX = "latest-releases.yaml"
+_INDEX_LIMIT = 256 << 10  # bytes; real ones have about 5 KiB
+_FLAVOR = "alpine-minirootfs"
+_STABLE = r"v[0-9]{1,3}\.[0-9]{1,3}"
+_BRANCH = rf"edge|latest-stable|{_STABLE}"
+_VERSION = r"[0-9][0-9A-Za-z._]*"
+_SIZE = r"[1-9][0-9]{0,11}"
+
+_ARCHES = ("aarch64", "armhf", "armv7", "loongarch64", "ppc64le", "riscv64", "s390x", "x86", "x86_64")
+_FIRST_BRANCH = {"riscv64": "v3.20", "loongarch64": "v3.21"}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A minirootfs that can be downloaded. version: 3.20.3, or a date for edge. branch: as the mirror names it,
+    never latest-stable. arch: Alpine's name. mirror: whose index says so. urls: of the archive, that mirror's
+    first, then the others'. signature_url: of the detached PGP signature. sha512: hex. size: in bytes."""
+
+    version: str
+    branch: str
+    arch: str
+    mirror: str
+    urls: tuple[str, ...]
+    signature_url: str
+    sha512: str
+    size: int
+
+
+def find_minirootfs(arch: Arch, branch: str, mirrors: Sequence[str]) -> Release:
+    """The newest minirootfs of `branch` for `arch`, by the first of `mirrors` that knows.
+
+    branch: latest-stable, edge or v3.20. Raises CrossrootError if no mirror has an index with a sound entry, and
+    UsageError for what can't be the name of a branch.
+    """
+    if not re.fullmatch(_BRANCH, branch):
+        dotted = re.fullmatch(r"v?([0-9]+\.[0-9]+)(\..*)?", branch)
+        meant = f"perhaps you meant v{dotted[1]}; " if dotted else ""
+        raise UsageError(
+            f"'{fetch.shown(branch)}' is not a branch of Alpine",
+            hint=f"{meant}branches are latest-stable, edge, v3.20 and the like",
+        )
+    mirrors = [mirror.rstrip("/") for mirror in mirrors]
+    errors = []
+    for mirror in mirrors:
+        try:
+            return _newest(arch, branch, mirror, mirrors)
+        except CrossrootError as error:
+            errors.append(error)
+    missing = all(isinstance(error, fetch.NotFound) for error in errors)
+    raise CrossrootError(
+        f"no Alpine {branch} for {arch.name}: " + "; ".join(error.message for error in errors),
+        hint=_missing_hint(arch, branch) if missing else errors[0].hint,
+    )
+
+
+def repositories(mirror: str, branch: str) -> str:
+    """Content of /etc/apk/repositories for main and community of `branch`."""
+    return "".join(f"{mirror.rstrip('/')}/{branch}/{name}\n" for name in ("main", "community"))
+
+
+def verify_signature(archive: fetch.Verified, signature: bytes, keyring: Path) -> None:
+    """Check the detached PGP `signature` of `archive` with gpgv; every key in `keyring` is trusted.
+
+    keyring: a binary keyring, as `gpg --export` writes it. Raises CrossrootError if gpgv does not accept the
+    signature or is not installed. The position in archive.file does not change.
+    """
+    _check_keyring(keyring)
+    # gpgv reads its own gpg.conf and keyrings in its home folder, so it gets an empty one. Opening the descriptor
+    # by /proc gives the same inode, whatever the path names by now, with an offset of its own.
+    with (
+        tempfile.TemporaryDirectory(prefix="crossroot-gpgv-") as home,
+        Path(f"/proc/self/fd/{archive.file.fileno()}").open("rb") as data,
+    ):
+        file = Path(home) / "signature"
+        file.write_bytes(signature)
+        try:
+            result = subprocess.run(
+                ["gpgv", "--homedir", home, "--keyring", str(keyring.absolute()), str(file), "-"],
+                stdin=data,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise CrossrootError(
+                "the signature can't be checked: gpgv is not installed",
+                hint="install it (package gpgv, or gnupg), or remove the keyring from the profile",
+            ) from error
+    if result.returncode != 0:
+        said = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+        raise CrossrootError(
+            f"the signature of {archive.path} is not good: {fetch.shown(said[-1].removeprefix('gpgv: '))}",
+            hint=f"check that {keyring} has the key of Alpine's releases, or use another mirror",
+        )
+
+
+def _check_keyring(keyring: Path) -> None:
+    try:
+        with keyring.open("rb") as file:
+            armored = file.read(10) == b"-----BEGIN"
+    except OSError as error:
+        raise CrossrootError(
+            f"cannot read the keyring {keyring}: {error.strerror}", hint="check the path in the profile"
+        ) from error
+    if armored:
+        raise CrossrootError(
+            f"the keyring {keyring} is ASCII-armored, which gpgv can't read",
+            hint=f"convert it: gpg --dearmor < {keyring} > {keyring.with_suffix('.gpg')}",
+        )
+
+
+def _newest(arch: Arch, branch: str, mirror: str, mirrors: Sequence[str]) -> Release:
+    """The release that the index of one mirror names. Nothing in the index is believed: the file's name follows
+    from version and arch, and what does not fit the request is refused, an older branch for instance."""
+    index_url = f"{mirror}/{branch}/releases/{arch.name}/{_INDEX}"
+    entry = _minirootfs_entry(index_url, fetch.read_small(index_url, limit=_INDEX_LIMIT))
+    version = _field(index_url, entry, "version", _VERSION)
+    own_branch = _field(index_url, entry, "branch", _STABLE if branch == DEFAULT_BRANCH else re.escape(branch))
+    if own_branch.startswith("v") and not version.startswith(own_branch[1:] + "."):
+        raise _bad_index(index_url, f"version {version} is not of branch {own_branch}")
+    _field(index_url, entry, "arch", re.escape(arch.name))
+    name = f"{_FLAVOR}-{version}-{arch.name}.tar.gz"
+    _field(index_url, entry, "file", re.escape(name))
+    where = f"{own_branch}/releases/{arch.name}/{name}"
+    others = [other for other in mirrors if other != mirror]
+    return Release(
+        version=version,
+        branch=own_branch,
+        arch=arch.name,
+        mirror=mirror,
+        urls=tuple(f"{each}/{where}" for each in (mirror, *others)),
+        signature_url=f"{mirror}/{where}.asc",
+        sha512=_field(index_url, entry, "sha512", "[0-9a-f]{128}"),
+        size=int(_field(index_url, entry, "size", _SIZE)),
+    )
+
+
+def _minirootfs_entry(index_url: str, content: bytes) -> dict[object, object]:
+    import yaml
+
+    try:
+        # BaseLoader builds lists, dicts and str only: edge's version 20240923 is not to become a number.
+        entries = yaml.load(content, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise _bad_index(index_url, "it is not YAML") from error
+    if not isinstance(entries, list):
+        raise _bad_index(index_url, "it is not a list")
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get("flavor") == _FLAVOR:
+            return entry
+    raise _bad_index(index_url, f"it has no {_FLAVOR}")
+
+
+def _field(index_url: str, entry: dict[object, object], key: str, pattern: str) -> str:
+    """The text under `key`, which has to match `pattern` as a whole."""
+    value = entry.get(key)
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise _bad_index(index_url, f"{key} is {fetch.shown(repr(value))[:80]}")
+    return value
+
+
+def _bad_index(index_url: str, why: str) -> CrossrootError:
+    return CrossrootError(
+        f"{fetch.shown(index_url)} is not a sound index: {why}", hint="name another mirror with --mirror URL"
+    )
+
+
+def _missing_hint(arch: Arch, branch: str) -> str:
+    """What to do when the mirrors answer, but have no such branch or arch."""
+    if arch.name not in _ARCHES:
+        return f"Alpine has {', '.join(_ARCHES)}; for another arch use --from with a rootfs of your own"
+    first = _FIRST_BRANCH.get(arch.name)
+    if first and branch.startswith("v") and _number(branch) < _number(first):
+        return f"Alpine has {arch.name} since {first}; try --branch {first}, latest-stable or edge"
+    return f"check the mirror, or try --branch {DEFAULT_BRANCH} or --branch edge"
+
+
+def _number(branch: str) -> list[int]:
+    return [int(part) for part in branch.removeprefix("v").split(".")]
