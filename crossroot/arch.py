@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (a table is read by its columns)
 """The CPU architectures crossroot knows: one table of their names, ELF magic and mask.
 
 An arch carries Alpine's name, or qemu's where Alpine has none. Debian's, Docker's and qemu's names are accepted

@@ -9,12 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import emulator, linux, namespaces, probe, ui
+from crossroot import linux, namespaces, ui
 from crossroot.arch import Arch
 from crossroot.errors import CrossrootError
 
 TABLE = Path("/proc/sys/fs/binfmt_misc")
-POLICIES = ("auto", "host", "private")
 
 # P keeps argv[0]; O opens the program for the interpreter, so that execute-only files run; F opens the
 # interpreter at once, so that it serves in every chroot.
@@ -46,17 +45,6 @@ class Entry:
         mask = bytes.fromhex(self.mask) or b"\xff" * len(magic)
         program = bytes.fromhex(arch.elf.magic).ljust(self.offset + len(magic), b"\0")[self.offset :]
         return all((byte ^ want) & bits == 0 for byte, want, bits in zip(program, magic, mask, strict=False))
-
-
-@dataclass(frozen=True)
-class Handler:
-    """What runs a root's programs: "native" (the CPU), "host" (a host-wide handler), "private" (the session's).
-
-    interpreter: the emulator to register; only for "private".
-    """
-
-    scope: str
-    interpreter: Path | None = None
 
 
 def rule(arch: Arch, interpreter: str, flags: str) -> bytes:
@@ -91,47 +79,6 @@ def _parse(name: str, text: str) -> Entry:
         offset=int(fields.get("offset", "0")),
         magic=fields.get("magic", ""),
         mask=fields.get("mask", ""),
-    )
-
-
-def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handler:
-    """Decide what runs programs of `arch` in a session; tried, not guessed.
-
-    policy: "host" or "private" forces that scope. qemu: an emulator to use instead of what the host registered.
-    Registers on the host, and says so, only as root and where the kernel has no private handlers. Raises
-    CrossrootError if nothing can run them.
-    """
-    if emulator.runs_on_host(arch):
-        if qemu is not None or policy == "private":
-            raise CrossrootError(
-                f"{arch.name} is this host's own arch and is never emulated", hint="omit --qemu and --binfmt"
-            )
-        return Handler("native")
-    if policy != "private" and qemu is None:
-        verdict = probe.run(arch)
-        # A handler without flag P loses argv[0]; it is used only where there is no better one.
-        if verdict.runs and (verdict.keeps_argv0 or policy == "host" or not private_possible()):
-            emulated = any(entry.serves(arch) for entry in entries())
-            return Handler("host" if emulated else "native")
-        if verdict.problem and not verdict.no_handler and policy == "host":
-            raise CrossrootError(
-                f"the host's handler for {arch.name} is broken: {verdict.problem}",
-                hint="use --binfmt private, or repair the entry in /proc/sys/fs/binfmt_misc",
-            )
-    if policy != "host" and private_possible():
-        return Handler("private", emulator.find(arch, qemu))
-    if os.geteuid() == 0:
-        interpreter = emulator.find(arch, qemu)
-        register(arch, interpreter)
-        return Handler("host")
-    if policy == "host":
-        raise CrossrootError(
-            f"the host has no handler for {arch.name}, and only root can register one",
-            hint="use --binfmt private (Linux 6.7 or later), or run this command once as root",
-        )
-    raise CrossrootError(
-        f"no handler runs {arch.name} on this host, and its kernel ({os.uname().release}) has no private ones",
-        hint=f"Linux 6.7 or later has them; else as root: crossroot run --binfmt host NAME -- true, or {emulator.install_hint(arch)}",
     )
 
 
@@ -177,29 +124,6 @@ def new_private_table(arch: Arch, interpreter: Path) -> int:
         if opened is not None:
             os.close(opened)
     return table
-
-
-def register(arch: Arch, interpreter: Path) -> None:
-    """Register a host-wide handler for `arch`, say so, and prove that it works; a failing one is removed again."""
-    mount_table()
-    name = f"crossroot-{arch.name}"
-    try:
-        (TABLE / "register").write_bytes(rule(arch, str(interpreter), HOST_FLAGS))
-    except FileExistsError:
-        raise CrossrootError(f"a host entry {name} exists but does not work", hint=f"look at {TABLE / name}") from None
-    except OSError as error:
-        raise CrossrootError(
-            f"the kernel refused a handler for {arch.name} with {interpreter}: {error.strerror}",
-            hint="the path may be too long (127 bytes)",
-        ) from error
-    verdict = probe.run(arch)
-    if not verdict.runs:
-        (TABLE / name).write_text("-1")
-        raise CrossrootError(
-            f"{interpreter} does not run {arch.name} programs: {verdict.problem}",
-            hint="name another emulator with --qemu PATH",
-        )
-    ui.note(f"registered {interpreter} for {arch.name} on this host; undo with: echo -1 > {TABLE / name}")
 
 
 def mount_table() -> None:

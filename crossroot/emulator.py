@@ -1,10 +1,9 @@
 """Find a qemu-user that can serve as a handler: static, and for the host's own arch."""
 
 import os
-import shlex
 from pathlib import Path
 
-from crossroot import elf
+from crossroot import elf, osrelease
 from crossroot.arch import Arch
 from crossroot.arch import find as find_arch
 from crossroot.errors import CrossrootError
@@ -77,7 +76,7 @@ def runs_on_host(arch: Arch) -> bool:
 
 def install_hint(arch: Arch) -> str:
     """How to get a static qemu-user on this distribution."""
-    release = os_release()
+    release = osrelease.host()
     for name in (release.get("ID", ""), *release.get("ID_LIKE", "").split()):
         for known, command in _PACKAGES.items():
             if name == known or (known == "suse" and "suse" in name):
@@ -85,15 +84,3 @@ def install_hint(arch: Arch) -> str:
                     command = "apt install qemu-user"
                 return f"{command.format(qemu=arch.qemu)}, or name one with --qemu PATH"
     return f"install a static qemu-{arch.qemu} (package qemu-user-static), or name one with --qemu PATH"
-
-
-def os_release() -> dict[str, str]:
-    """The fields of os-release(5); empty where there is no such file."""
-    for file in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            text = Path(file).read_text()
-        except FileNotFoundError:
-            continue
-        lines = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-        return {key.strip(): "".join(shlex.split(value)[:1]) for key, _, value in lines}
-    return {}

@@ -46,6 +46,7 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _RENAME_EXCHANGE = 2
 _CLOSE_RANGE_CLOEXEC = 4
 _SIOCGIFFLAGS = 0x8913
@@ -155,6 +156,21 @@ def close_on_exec_from(first: int) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Ask for `signal_number` when the parent's thread ends. Changing credentials clears this (prctl(2))."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0))
+
+
+def keep_secrets() -> None:
+    """Hide this process's memory, arguments and environment from others of the same user (proc(5), prctl(2)).
+
+    /proc/PID/cmdline and /proc/PID/environ show the memory that exec filled, so that is wiped as well: a root that
+    shares our user namespace may read them in spite of PR_SET_DUMPABLE.
+    """
+    _check(_libc.prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0))
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    arguments, arguments_end, environment, environment_end = (int(field) for field in fields[45:49])
+    ctypes.memset(environment, 0, environment_end - environment)
+    ctypes.memset(arguments, 0, arguments_end - arguments)
+    ctypes.memmove(arguments, b"crossroot"[: arguments_end - arguments], min(9, arguments_end - arguments))
 
 
 def set_personality(persona: int) -> None:

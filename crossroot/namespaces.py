@@ -170,21 +170,20 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
     sys.stderr.flush()
     receive, send = os.pipe()  # the child's messages
     asked, ask = os.pipe()  # "write my id map", then closed
-    granted, grant = os.pipe()  # "the map is written"; also tells the child whether the parent still lives
+    granted, grant = os.pipe()  # "it is written", or closed
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         for descriptor in (receive, asked, grant):
             os.close(descriptor)
-        _be_child(function, Reporter(send), id_map, flags, ask, granted)
+        _be_child(function, Reporter(send), id_map, flags, _Handshake(parent, ask, granted))
     for descriptor in (send, ask, granted):
         os.close(descriptor)
     child = Child(pid, receive)
     try:
-        if id_map is not None and os.read(asked, 1):
+        if id_map is not None and os.read(asked, 1):  # nothing to read: it failed, and its message says why
             _write_map(pid, id_map)
-        os.write(grant, b"y")
-    except BrokenPipeError:
-        pass  # the child has failed before; its message says why
+            os.write(grant, b"y")
     except BaseException:
         kill(child)
         raise
@@ -194,13 +193,21 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
     return child
 
 
+@dataclass(frozen=True)
+class _Handshake:
+    """The child's side of its start. parent: the pid it must not outlive. ask, granted: pipe ends, see spawn."""
+
+    parent: int
+    ask: int
+    granted: int
+
+
 def _be_child(
     function: Callable[[Reporter], int],
     reporter: Reporter,
     id_map: IdMap | None,
     flags: int,
-    ask: int,
-    granted: int,
+    handshake: _Handshake,
 ) -> NoReturn:
     """The child's life; leaves by os._exit only, so that nothing of the parent's clean-up runs here."""
     status = 1
@@ -209,10 +216,10 @@ def _be_child(
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         if id_map is not None:
-            _enter_user_namespace(id_map, ask, granted)
-        else:
-            os.read(granted, 1)
+            _enter_user_namespace(id_map, handshake)
         linux.die_with_parent(signal.SIGKILL)
+        if os.getppid() != handshake.parent:
+            os._exit(status)
         if flags:
             _unshare(flags)
         status = function(reporter)
@@ -224,10 +231,10 @@ def _be_child(
         os._exit(status)
 
 
-def _enter_user_namespace(id_map: IdMap, ask: int, granted: int) -> None:
+def _enter_user_namespace(id_map: IdMap, handshake: _Handshake) -> None:
     _unshare(linux.CLONE_NEWUSER)
-    os.write(ask, b"?")
-    if not os.read(granted, 1):
+    os.write(handshake.ask, b"?")
+    if not os.read(handshake.granted, 1):
         os._exit(1)  # the parent is gone, or could not write the map and says so itself
     os.setresgid(0, 0, 0)
     if not id_map.single:
@@ -256,7 +263,7 @@ def namespace_cure() -> str:
         return "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     if _sysctl("user/max_user_namespaces") == "0":
         return "sudo sysctl -w user.max_user_namespaces=15000"
-    return "in a container, allow namespaces (docker run --privileged, or a seccomp profile that permits unshare); else run crossroot as root"
+    return "in a container, allow them (docker run --privileged); elsewhere run crossroot as root"
 
 
 def _sysctl(name: str) -> str:
@@ -308,14 +315,10 @@ def kill(child: Child) -> None:
     os.close(child.channel)
 
 
-def messages(child: Child) -> "list[dict[str, Any]]":
-    """All messages of the child until it, and whoever shares its channel, has closed it."""
-    return list(_messages(child.channel, no_progress))
-
-
-def _messages(channel: int, progress: Progress) -> "list[dict[str, Any]]":
+def messages(child: Child, progress: Progress = no_progress) -> list[dict[str, Any]]:
+    """All messages of the child until it, and whoever shares its channel, has closed it; progress is passed on."""
     received = []
-    with open(channel, "rb", closefd=False) as lines:
+    with open(child.channel, "rb", closefd=False) as lines:
         for line in lines:
             message = json.loads(line)
             if "done" in message:
@@ -325,7 +328,7 @@ def _messages(channel: int, progress: Progress) -> "list[dict[str, Any]]":
     return received
 
 
-def raise_error(received: "list[dict[str, Any]]") -> None:
+def raise_error(received: list[dict[str, Any]]) -> None:
     """Raise the error among a child's messages, if there is one."""
     for message in received:
         if "error" in message:
@@ -355,7 +358,7 @@ def call(
 
     child = spawn(run, id_map=id_map, flags=flags)
     try:
-        received = _messages(child.channel, progress)
+        received = messages(child, progress)
     except BaseException:
         kill(child)
         raise

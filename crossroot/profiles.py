@@ -19,9 +19,9 @@ from crossroot import arch
 from crossroot.arch import Arch
 from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
 from crossroot.errors import UsageError
+from crossroot.handlers import POLICIES
 
 DISTROS = ("alpine",)
-BINFMT_POLICIES = ("auto", "host", "private")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ KEYS: dict[str, Key] = {
     "qemu_cpu": Key(
         str, "CPU model for the emulator", 'qemu_cpu = "cortex-a7"', _pattern(r"\S*", "a CPU model of qemu")
     ),
-    "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(BINFMT_POLICIES)),
+    "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(POLICIES)),
     "env": Key(dict, "environment variables of sessions", 'env = { LANG = "C.UTF-8" }'),
 }
 

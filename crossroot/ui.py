@@ -90,3 +90,11 @@ def _live_task(title: str) -> Iterator[Progress]:
         bar.refresh()
         yield report
     note(f"{title}: done")
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print rows in columns on stdout, as plain text that other tools can cut apart."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

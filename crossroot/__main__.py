@@ -1,0 +1,14 @@
+"""The entry point of the `crossroot` command and of `python -m crossroot`."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line in sys.argv and return the exit status."""
+    from crossroot import cli
+
+    return cli.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

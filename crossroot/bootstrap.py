@@ -1,0 +1,174 @@
+"""From a profile to a finished root: fetch, verify, unpack, configure, install packages, publish."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossroot import __version__, enter, guest, handlers, namespaces, session, store, ui
+from crossroot.arch import ALL as ARCHES
+from crossroot.arch import Arch
+from crossroot.distros import alpine
+from crossroot.errors import CrossrootError
+from crossroot.fetch import Digest, Verified, download, open_local, read_small
+from crossroot.profiles import Profile
+from crossroot.store import Root
+from crossroot.ui import Progress
+
+# Runs its arguments with no input and without touching stdout, which is for data.
+_QUIET = ("/bin/sh", "-c", 'exec "$@" </dev/null >&2', "sh")
+_SIGNATURE_LIMIT = 64 << 10  # bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `create` is asked for. profile: already with the command line's --branch and --mirror in it.
+
+    archive: a file or URL to unpack instead of the profile's minirootfs. digest: what the archive must have.
+    """
+
+    name: str
+    profile: Profile
+    archive: str = ""
+    digest: Digest | None = None
+    replace: bool = False
+    qemu: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A verified archive and where it came from; mirror and branch are "" unless it is a distribution's."""
+
+    verified: Verified
+    source: str
+    mirror: str = ""
+    branch: str = ""
+
+
+def create(request: Request, store_folder: Path, cache: Path) -> Root:
+    """Bootstrap a root and publish it in the store; afterwards it is there as a whole, or not at all.
+
+    Raises CrossrootError for whatever keeps it from being made; nothing of it is left then but the download.
+    """
+    profile = request.profile
+    id_map = namespaces.own_id_map()
+    with store.create(request.name, store_folder, replace=request.replace) as unfinished:
+        # Before the download, so that a missing emulator costs nobody the wait.
+        handlers.choose(profile.arch, profile.binfmt, request.qemu)
+        if id_map is not None and id_map.single:
+            ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
+        archive = _fetch(request, cache)
+        with archive.verified:
+            facts = _unpack(archive, unfinished / "rootfs", keep_owners=id_map is None or not id_map.single)
+        _check_arch(profile.arch, facts, archive.source)
+        root = Root(
+            name=request.name,
+            path=unfinished,
+            arch=profile.arch.name,
+            distro=facts["distro"],
+            branch=archive.branch,
+            version=facts["version"],
+            source=archive.source,
+            sha512=archive.verified.sha512,
+            mirror=archive.mirror,
+            created=store.timestamp(),
+            id_map=id_map,
+            env=profile.env,
+            binds=profile.binds,
+            user=profile.user,
+            shell=profile.shell,
+            qemu_cpu=profile.qemu_cpu,
+            binfmt=profile.binfmt,
+            packages=profile.packages,
+            crossroot_version=__version__,
+        )
+        if profile.packages:
+            _run_inside(root, request.qemu, ["apk", "add", "--no-cache", *profile.packages], "installing packages")
+        for hook in profile.hooks:
+            _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{hook.splitlines()[0]}'")
+        store.publish(unfinished, root)
+    return store.open_root(request.name, store_folder)
+
+
+def _fetch(request: Request, cache: Path) -> _Archive:
+    """The archive to unpack, verified against the best hash there is: given, pinned, or the mirror's."""
+    profile = request.profile
+    pinned = Digest("sha512", profile.sha512) if profile.sha512 else None
+    digest = request.digest or pinned
+    if "://" in request.archive:
+        with ui.task(f"downloading {request.archive}") as progress:
+            verified = download([request.archive], digest, cache=cache, progress=progress)
+        return _Archive(verified, request.archive)
+    if request.archive:
+        path = Path(request.archive).expanduser().absolute()
+        return _Archive(open_local(path, digest), str(path))
+    release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
+    with ui.task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
+        verified = download(
+            release.urls, digest or Digest("sha512", release.sha512), cache=cache, size=release.size, progress=progress
+        )
+    if profile.keyring:
+        signature = read_small(release.signature_url, limit=_SIGNATURE_LIMIT)
+        alpine.verify_signature(verified, signature, Path(profile.keyring))
+    return _Archive(verified, release.urls[0], release.mirror, release.branch)
+
+
+def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
+    """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
+    from crossroot import unpack
+
+    unpack.prepare()
+    rootfs.mkdir(mode=0o755)
+    files = {"/etc/resolv.conf": session.resolver_configuration()}
+    if archive.mirror:
+        files["/etc/apk/repositories"] = alpine.repositories(archive.mirror, archive.branch).encode()
+
+    def work(progress: Progress) -> dict[str, Any]:
+        os.chroot(rootfs)
+        os.chdir("/")
+        unpacked = unpack.unpack(archive.verified.file, keep_owners=keep_owners, progress=progress)
+        for name, content in files.items():
+            guest.write(name, content)
+        release = guest.os_release()
+        return {
+            "machines": unpacked.machines,
+            "skipped": unpacked.skipped,
+            "apk_arch": guest.read("/etc/apk/arch").decode(errors="replace").strip(),
+            "distro": release.get("ID", "unknown"),
+            "version": release.get("VERSION_ID", ""),
+        }
+
+    with ui.task("unpacking") as progress:
+        facts: dict[str, Any] = namespaces.call(work, id_map=namespaces.own_id_map(), progress=progress)
+    if facts["skipped"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
+        ui.note(f"left out of the archive: {kinds} (a session has its own /dev)")
+    return facts
+
+
+def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
+    """Raise CrossrootError unless the programs that were unpacked are for `arch`."""
+    machines: dict[str, int] = facts["machines"]
+    apk_arch = facts["apk_arch"]
+    if not machines:
+        raise CrossrootError(
+            f"{source} holds no executable in bin or sbin, so it is no rootfs", hint="give the archive of a rootfs"
+        )
+    # The ELF header cannot tell armhf from armv7, apk's own record can.
+    if apk_arch in ARCHES and apk_arch != arch.name:
+        held = apk_arch
+    elif arch.name not in machines:
+        held = max(machines, key=lambda name: machines[name])
+    else:
+        return
+    raise CrossrootError(f"{source} is a rootfs for {held}, not for {arch.name}", hint=f"crossroot create {held} …")
+
+
+def _run_inside(root: Root, qemu: Path | None, command: Sequence[str], what: str) -> None:
+    """Run a command as root of the unfinished root; its output goes to stderr, it has no input."""
+    plan = session.plan(root, session.Options(user="root", cwd=False, qemu=qemu), [*_QUIET, *command])
+    with ui.task(what):
+        status = enter.run(plan, terminal=False)
+    if status != 0:
+        raise CrossrootError(f"{what} failed with status {status}", hint="its own output is above")

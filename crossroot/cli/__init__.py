@@ -1,0 +1,84 @@
+"""The command line: parse, call, print. The only place that catches errors and decides on the exit status."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from crossroot import __version__, ui
+from crossroot.cli import create, profile, roots, sessions
+from crossroot.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SESSION_FAILED, EXIT_SIGNAL_BASE, CrossrootError
+
+app = typer.Typer(
+    name="crossroot",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(profile.app, name="profile")
+app.command("create")(create.create)
+app.command("shell")(sessions.shell)
+app.command("run")(sessions.run)
+app.command("list")(roots.list_)
+app.command("info")(roots.info)
+app.command("remove")(roots.remove)
+app.command("rm", hidden=True)(roots.remove)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"crossroot {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")
+def _crossroot(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A working userland of another CPU architecture, in one command."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line `arguments` and return the exit status; every error ends here as a line on stderr."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+    try:
+        result = typer.main.get_command(app).main(arguments, prog_name="crossroot", standalone_mode=False)
+        sys.stdout.flush()
+    except CrossrootError as error:
+        ui.error(error.message, error.hint)
+        return _status(arguments, error.exit_code)
+    except typer.TyperException as error:  # what is wrong with the command line itself
+        ui.error(error.format_message(), _usage_hint(arguments))
+        return _status(arguments, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        ui.note("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Python would complain again when it flushes at exit.
+        sys.stdout = None
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """Unwind on a signal, so that everything under way is cleaned up as on an error."""
+    raise SystemExit(EXIT_SIGNAL_BASE + number)
+
+
+def _status(arguments: list[str], code: int) -> int:
+    """The exit status for an error; `run` and `shell` keep 1 and 2 for the command's own use."""
+    inside = arguments[:1] in (["run"], ["shell"])
+    return EXIT_SESSION_FAILED if inside and code < EXIT_SESSION_FAILED else code
+
+
+def _usage_hint(arguments: list[str]) -> str:
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    known = arguments[0] if arguments and arguments[0] in commands else ""
+    return " ".join(word for word in ("crossroot", known, "--help") if word)

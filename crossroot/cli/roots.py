@@ -1,0 +1,94 @@
+"""`crossroot list`, `info` and `remove`."""
+
+import dataclasses
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from crossroot import paths, store, ui
+from crossroot.cli import complete
+from crossroot.store import Root
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def list_(as_json: Json = False) -> None:
+    """List the roots.
+
+    \b
+    Examples:
+      crossroot list
+      crossroot list --json | jq -r '.[].name'
+    """
+    _recover()
+    roots = store.list_roots(paths.store())
+    if as_json:
+        print(json.dumps([_facts(root) for root in roots], indent=2))
+        return
+    if not roots:
+        ui.note("there are no roots yet; make one with: crossroot create riscv64")
+        return
+    ui.print_table(
+        ["NAME", "ARCH", "SYSTEM", "CREATED", "ROOTFS"],
+        [
+            [root.name, root.arch, f"{root.distro} {root.version}".strip(), root.created, str(root.rootfs)]
+            for root in roots
+        ],
+    )
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="Name of the root.", autocompletion=complete.roots)],
+    as_json: Json = False,
+) -> None:
+    """Tell all about a root, and which sessions run in it.
+
+    \b
+    Example:
+      crossroot info riscv64 --json
+    """
+    _recover()
+    root = store.open_root(name, paths.store())
+    sessions = [dataclasses.asdict(record) for record in store.running_sessions(root)]
+    facts = {**_facts(root), "sessions": sessions}
+    if as_json:
+        print(json.dumps(facts, indent=2, default=os.fspath))
+        return
+    for key, value in facts.items():
+        print(f"{key + ':':18} {_shown(value)}".rstrip())
+
+
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Roots.", autocompletion=complete.roots)],
+    force: Annotated[bool, typer.Option("--force", help="End the sessions that run in them.")] = False,
+) -> None:
+    """Remove roots. Refused while sessions run in them or something is mounted below.
+
+    \b
+    Examples:
+      crossroot remove riscv64
+      crossroot rm riscv64 aarch64 --force
+    """
+    _recover()
+    for name in names:
+        store.remove(name, paths.store(), force=force)
+        ui.note(f"removed {name}")
+
+
+def _recover() -> None:
+    for sentence in store.recover(paths.store()):
+        ui.note(sentence)
+
+
+def _facts(root: Root) -> dict[str, Any]:
+    return {"name": root.name, **root.to_json(), "rootfs": str(root.rootfs)}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_shown(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(item) for item in value)
+    return "" if value is None else str(value)

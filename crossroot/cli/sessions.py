@@ -1,0 +1,112 @@
+"""`crossroot run` and `crossroot shell`."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossroot import enter, handlers, paths, session, store
+from crossroot.cli import complete
+from crossroot.errors import UsageError
+
+Name = Annotated[str, typer.Argument(help="Name of the root.", autocompletion=complete.roots)]
+Bind = Annotated[
+    list[str] | None, typer.Option("--bind", metavar="SRC[:DST[:ro]]", help="Show a host folder or file inside.")
+]
+Env = Annotated[list[str] | None, typer.Option("--env", metavar="K[=V]", help="Set a variable, or pass one on.")]
+User = Annotated[str, typer.Option("--user", metavar="USER[:GROUP]", help="Who to be, by the root's /etc/passwd.")]
+Workdir = Annotated[str, typer.Option("--workdir", metavar="D", help="Folder inside the root to work in.")]
+NoNetwork = Annotated[bool, typer.Option("--no-network", help="Nothing but a loopback interface.")]
+NoCwd = Annotated[bool, typer.Option("--no-cwd", help="Do not show the current folder inside.")]
+Binfmt = Annotated[str, typer.Option("--binfmt", metavar="auto|host|private", help="Which handlers may be used.")]
+Qemu = Annotated[Path | None, typer.Option("--qemu", metavar="PATH", help="The static qemu-user to use.")]
+
+
+def run(
+    name: Name,
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+    bind: Bind = None,
+    env: Env = None,
+    user: User = "",
+    workdir: Workdir = "",
+    no_network: NoNetwork = False,
+    no_cwd: NoCwd = False,
+    binfmt: Binfmt = "",
+    qemu: Qemu = None,
+) -> int:
+    """Run a command in a root, in the current folder, and exit with its status.
+
+    \b
+    Examples:
+      crossroot run riscv64 -- make check
+      crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
+    """
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
+    return _enter(name, options, command)
+
+
+def shell(
+    name: Name,
+    bind: Bind = None,
+    env: Env = None,
+    user: User = "",
+    workdir: Workdir = "",
+    no_network: NoNetwork = False,
+    no_cwd: NoCwd = False,
+    binfmt: Binfmt = "",
+    qemu: Qemu = None,
+) -> int:
+    """Open a login shell in a root, or let it read commands from a pipe.
+
+    \b
+    Examples:
+      crossroot shell riscv64
+      echo 'uname -m' | crossroot shell riscv64 --user nobody
+    """
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
+    return _enter(name, options, ())
+
+
+def _options(
+    bind: list[str] | None,
+    env: list[str] | None,
+    user: str,
+    workdir: str,
+    no_network: bool,
+    no_cwd: bool,
+    binfmt: str,
+    qemu: Path | None,
+) -> session.Options:
+    return session.Options(
+        binds=tuple(bind or ()),
+        env=tuple(env or ()),
+        user=user,
+        workdir=workdir,
+        network=not no_network,
+        cwd=not no_cwd,
+        binfmt=check_policy(binfmt),
+        qemu=qemu,
+    )
+
+
+def check_policy(policy: str) -> str:
+    """A --binfmt value as it is, if it is one or empty. Raises UsageError."""
+    if policy not in ("", *handlers.POLICIES):
+        raise UsageError(f"'{policy}' is no binfmt policy", hint=f"give {', '.join(handlers.POLICIES)}")
+    return policy
+
+
+def _enter(name: str, options: session.Options, command: Sequence[str]) -> int:
+    """Hold the root against removal, run the session, and give back its status."""
+    folder = paths.store()
+    with store.lock_root(name, folder, exclusive=False, wait=False):
+        root = store.open_root(name, folder)
+        plan = session.plan(root, options, command)
+        with contextlib.ExitStack() as records:
+
+            def record(pid: int) -> None:
+                records.enter_context(store.start_session_record(root, pid, command or ["shell"]))
+
+            return enter.run(plan, started=record)

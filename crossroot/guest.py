@@ -1,0 +1,98 @@
+"""The files of a root that crossroot itself reads and writes: its users (passwd(5), group(5)) and what it is.
+
+Called with the root as "/". Python's pwd module must not be used there: glibc would load NSS libraries of the root
+into crossroot.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+
+from crossroot import osrelease
+from crossroot.errors import CrossrootError
+
+
+@dataclass(frozen=True)
+class _Database:
+    """fields: how many a line has. numeric: the places of those that hold ids."""
+
+    file: str
+    fields: int
+    numeric: tuple[int, ...]
+
+
+_PASSWD = _Database("/etc/passwd", 7, (2, 3))
+_GROUP = _Database("/etc/group", 4, (2,))
+_LARGEST_FILE = 4 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Numbers and places of a user inside a root."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+
+def identity(user: str) -> Identity:
+    """Look up USER[:GROUP], each a name or a number. A number needs no entry. Raises CrossrootError otherwise."""
+    name, _, group = user.partition(":")
+    row = next((row for row in _rows(_PASSWD) if name in (row[0], row[2])), None)
+    if row is None and not name.isdigit():
+        known = ", ".join(row[0] for row in _rows(_PASSWD)[:8])
+        raise CrossrootError(
+            f"the root has no user '{name}'", hint=f"it has {known}" if known else "it has no /etc/passwd"
+        )
+    uid = int(row[2]) if row else int(name)
+    gid = _group_id(group) if group else int(row[3]) if row else uid
+    groups = {int(other[2]) for other in _rows(_GROUP) if row and row[0] in other[3].split(",")}
+    home = row[5] if row and row[5].startswith("/") else "/"
+    shell = row[6] if row and row[6] else "/bin/sh"
+    return Identity(uid, gid, tuple(sorted({gid, *groups})), home, shell)
+
+
+def read(file: str) -> bytes:
+    """The content of a regular file of the root, b"" if there is none; at most 4 MiB of it."""
+    try:
+        # The root is foreign: a fifo here must not make us wait.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    with open(descriptor, "rb") as stream:
+        return stream.read(_LARGEST_FILE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+
+
+def os_release() -> dict[str, str]:
+    """The fields of the root's os-release file; none if it has no such file."""
+    texts = (read(file).decode(errors="replace") for file in osrelease.FILES)
+    return next((osrelease.parse(text) for text in texts if text), {})
+
+
+def write(file: str, content: bytes) -> None:
+    """Put a file of ours into the root, in the place of whatever is there, a link included; mode 0644."""
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    if os.path.lexists(file):
+        os.unlink(file)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "wb") as stream:
+        os.fchmod(descriptor, 0o644)
+        stream.write(content)
+
+
+def _group_id(group: str) -> int:
+    if group.isdigit():
+        return int(group)
+    for row in _rows(_GROUP):
+        if row[0] == group:
+            return int(row[2])
+    raise CrossrootError(f"the root has no group '{group}'", hint="look at /etc/group in the root")
+
+
+def _rows(database: _Database) -> list[list[str]]:
+    """The well-formed lines of a database; none if the root has no such regular file."""
+    text = read(database.file).decode(errors="surrogateescape")
+    rows = [line.split(":") for line in text.splitlines()]
+    return [row for row in rows if len(row) == database.fields and all(row[at].isdigit() for at in database.numeric)]
