@@ -1,0 +1,168 @@
+"""Fixtures of the integration tests: the host, the mirror, who runs crossroot, and crossroot itself.
+
+    def test_exit_status_is_the_commands(shared_root: Crossroot) -> None:
+        assert shared_root.run("run", "riscv64", "--", "sh", "-c", "exit 37").returncode == 37
+
+Every test with `crossroot` or `shared_root` runs twice, as root and as an ordinary user. Every test in
+tests/integration fails if it leaves mounts, binfmt_misc entries or processes behind.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from crossroot import arch, emulator
+from tests.support import host as host_state
+from tests.support.identity import (
+    Crossroot,
+    Identity,
+    new_folder,
+    ordinary_user,
+    remove_tree,
+    root_identity,
+)
+from tests.support.mirror import Mirror, first_available
+
+INTEGRATION = Path(__file__).parent / "integration"
+NEEDS_ROOT = "needs root"
+NO_ALPINE = "needs a real Alpine mirror"
+
+# Why a test may be skipped in CI; any other skip there is a failure. Nothing CI can do belongs here.
+REASONS_TO_SKIP_IN_CI = (NEEDS_ROOT, NO_ALPINE)
+
+MIRROR = pytest.StashKey[Mirror]()
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder for all that the tests write, which other users can enter; pytest's own tmp_path they can't."""
+    folder = Path(tempfile.mkdtemp(prefix="crossroot-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    remove_tree(folder)
+
+
+@pytest.fixture(scope="session")
+def mirror(scratch: Path, pytestconfig: pytest.Config) -> Iterator[Mirror]:
+    """The mirror to bootstrap from; see tests/support/mirror.py for where it is looked for."""
+    folder = scratch / "mirror"
+    folder.mkdir()
+    with first_available(folder) as found:
+        pytestconfig.stash[MIRROR] = found
+        yield found
+
+
+@pytest.fixture(scope="session")
+def user(scratch: Path) -> Iterator[Identity]:
+    """A real ordinary user with subordinate ids, removed at the end; who runs the tests, if that is not root."""
+    with ordinary_user(scratch / "user-python") as identity:
+        yield identity
+
+
+@pytest.fixture(scope="session", params=["root", "user"])
+def identity(request: pytest.FixtureRequest, scratch: Path) -> Identity:
+    """Root, then the ordinary user."""
+    if request.param == "user":
+        found: Identity = request.getfixturevalue("user")
+        return found
+    if os.geteuid() != 0:
+        pytest.skip(NEEDS_ROOT)
+    home = scratch / "root-home"
+    home.mkdir()
+    return root_identity(home)
+
+
+@pytest.fixture(scope="session")
+def identity_folder(identity: Identity, scratch: Path) -> Path:
+    """A folder of the identity's own, with all that it writes in the session."""
+    return new_folder(scratch, identity)
+
+
+@pytest.fixture
+def folders_to_remove() -> Iterator[list[Path]]:
+    """Folders that a test adds here are removed after `host` has looked whether somebody still uses them."""
+    folders: list[Path] = []
+    yield folders
+    for folder in folders:
+        remove_tree(folder)
+
+
+@pytest.fixture
+def crossroot(identity: Identity, identity_folder: Path, mirror: Mirror, folders_to_remove: list[Path]) -> Crossroot:
+    """crossroot with an empty store, as root and as an ordinary user."""
+    tmp = new_folder(identity_folder, identity)
+    folders_to_remove.append(tmp)
+    return Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def shared_root(identity: Identity, identity_folder: Path, mirror: Mirror) -> Crossroot:
+    """crossroot with a root named riscv64, for tests that only run things in it and leave it as it is."""
+    tmp = new_folder(identity_folder, identity)
+    instance = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
+    instance.create("riscv64")
+    return instance
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Callable[[str], Path]:
+    """A function that gives the host's static qemu-user for an arch of this name."""
+    return lambda name: emulator.find(arch.find(name))
+
+
+@pytest.fixture(autouse=True)
+def host(request: pytest.FixtureRequest, folders_to_remove: list[Path]) -> Iterator[None]:  # noqa: ARG001  (order)
+    """Fail an integration test that leaves the host other than it was."""
+    if not request.path.is_relative_to(INTEGRATION):
+        yield
+        return
+    scratch: Path = request.getfixturevalue("scratch")
+    own: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    before = host_state.look()
+    yield
+    changes = host_state.changes_since(before, [f"{scratch.name}/", f"{own.parent.name}/{own.name}/"])
+    assert not changes, f"the host is not as it was before the test:\n{changes}"
+
+
+@pytest.fixture(autouse=True)
+def _alpine_only(request: pytest.FixtureRequest) -> None:
+    """Skip tests about Alpine itself where only small Debian roots can be had."""
+    if request.node.get_closest_marker("alpine"):
+        found: Mirror = request.getfixturevalue("mirror")
+        if not found.is_alpine:
+            pytest.skip(NO_ALPINE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, turn a skip for another reason than those listed above into a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and _forbidden_skip(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped, which CI must not do: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for whole modules."""
+    report = yield
+    if report.skipped and _forbidden_skip(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"skipped, which CI must not do: {report.longrepr}"
+    return report
+
+
+def _forbidden_skip(longrepr: object) -> bool:
+    """longrepr: file, line and "Skipped: REASON"."""
+    return bool(os.environ.get("CI")) and not str(longrepr).endswith(
+        tuple(f"Skipped: {reason}')" for reason in REASONS_TO_SKIP_IN_CI)
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what the roots of this run were made from, and so why tests were skipped."""
+    if found := config.stash.get(MIRROR, None):
+        kind = "Alpine" if found.is_alpine else "small Debian roots, so tests about Alpine itself were skipped"
+        terminalreporter.write_line(f"roots came from {found.origin}: {kind}; {', '.join(found.arches)}")
