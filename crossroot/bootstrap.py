@@ -119,7 +119,6 @@ def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, 
     from crossroot import unpack
 
     unpack.prepare()
-    rootfs.mkdir(mode=0o755)
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
         files["/etc/apk/repositories"] = alpine.repositories(archive.mirror, archive.branch).encode()

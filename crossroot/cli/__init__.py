@@ -10,6 +10,7 @@ import typer
 from crossroot import __version__, ui
 from crossroot.cli import create, profile, roots, sessions
 from crossroot.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SESSION_FAILED, EXIT_SIGNAL_BASE, CrossrootError
+from crossroot.namespaces import describe_os_error
 
 app = typer.Typer(
     name="crossroot",
@@ -64,6 +65,9 @@ def main(arguments: list[str]) -> int:
         # Whoever read our output has had enough. Python would complain again when it flushes at exit.
         sys.stdout = None
         return EXIT_FAILED
+    except OSError as error:
+        ui.error(describe_os_error(error), "check the path and its permissions")
+        return _status(arguments, EXIT_FAILED)
     return result if isinstance(result, int) else 0
 
 

@@ -87,17 +87,16 @@ def verify_signature(archive: fetch.Verified, signature: bytes, keyring: Path) -
     signature or is not installed. The position in archive.file does not change.
     """
     _check_keyring(keyring)
-    # gpgv reads its own gpg.conf and keyrings in its home folder, so it gets an empty one. Opening the descriptor
-    # by /proc gives the same inode, whatever the path names by now, with an offset of its own.
+    # Opening the descriptor by /proc gives the same inode, whatever the path names by now, with an offset of its own.
     with (
-        tempfile.TemporaryDirectory(prefix="crossroot-gpgv-") as home,
+        tempfile.NamedTemporaryFile(prefix="crossroot-signature-") as file,
         Path(f"/proc/self/fd/{archive.file.fileno()}").open("rb") as data,
     ):
-        file = Path(home) / "signature"
-        file.write_bytes(signature)
+        file.write(signature)
+        file.flush()
         try:
             result = subprocess.run(
-                ["gpgv", "--homedir", home, "--keyring", str(keyring.absolute()), str(file), "-"],
+                ["gpgv", "--keyring", str(keyring.absolute()), file.name, "-"],
                 stdin=data,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -137,7 +136,13 @@ def _newest(arch: Arch, branch: str, mirror: str, mirrors: Sequence[str]) -> Rel
     """The release that the index of one mirror names. Nothing in the index is believed: the file's name follows
     from version and arch, and what does not fit the request is refused, an older branch for instance."""
     index_url = f"{mirror}/{branch}/releases/{arch.name}/{_INDEX}"
-    entry = _minirootfs_entry(index_url, fetch.read_small(index_url, limit=_INDEX_LIMIT))
+    try:
+        content = fetch.read_small(index_url, limit=_INDEX_LIMIT)
+    except fetch.NotFound:
+        if branch != DEFAULT_BRANCH or not (stable := _copied_link(mirror)):
+            raise
+        return _newest(arch, stable, mirror, mirrors)
+    entry = _minirootfs_entry(index_url, content)
     version = _field(index_url, entry, "version", _VERSION)
     own_branch = _field(index_url, entry, "branch", _STABLE if branch == DEFAULT_BRANCH else re.escape(branch))
     if own_branch.startswith("v") and not version.startswith(own_branch[1:] + "."):
@@ -159,13 +164,24 @@ def _newest(arch: Arch, branch: str, mirror: str, mirrors: Sequence[str]) -> Rel
     )
 
 
+def _copied_link(mirror: str) -> str:
+    """The branch that latest-stable means on a mirror that was copied without symbolic links, as archives and version
+    control do: there it is a file that holds the target of the link. "" if it is no such file."""
+    try:
+        text = fetch.read_small(f"{mirror}/{DEFAULT_BRANCH}", limit=_INDEX_LIMIT).decode(errors="replace").strip()
+    except fetch.NotFound:
+        return ""
+    return text if re.fullmatch(_STABLE, text) else ""
+
+
 def _minirootfs_entry(index_url: str, content: bytes) -> dict[object, object]:
     import yaml
 
     try:
         # BaseLoader builds lists, dicts and str only: edge's version 20240923 is not to become a number.
         entries = yaml.load(content, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        # The last three: deep nesting, and escapes such as "\UFFFFFFFF" that are no character.
         raise _bad_index(index_url, "it is not YAML") from error
     if not isinstance(entries, list):
         raise _bad_index(index_url, "it is not a list")
