@@ -44,7 +44,12 @@ class Seen:
     """One request as it came in. path: as in the request line, so a whole URL for a server used as proxy."""
 
     path: str
-    range: str | None
+    headers: dict[str, str]
+
+    @property
+    def range(self) -> str | None:
+        """The Range header."""
+        return self.headers.get("Range")
 
 
 @dataclass
@@ -94,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, _Listener)
         server = self.server.server
-        answer = server.next_answer(Seen(self.path, self.headers.get("Range")))
+        answer = server.next_answer(Seen(self.path, dict(self.headers.items())))
         self.close_connection = True
         time.sleep(answer.delay)
         body = self._send_head(answer)

@@ -15,8 +15,8 @@ from crossroot.errors import CrossrootError, UsageError
 from crossroot.fetch import Verified, open_local
 from tests.support import http
 from tests.support.http import Answer, Server
+from tests.support.mirror import Mirror
 
-SHARED_MIRROR = Path(__file__).parents[3] / "shared/alpine-mirror"
 RISCV64 = arch.find("riscv64")
 ARCHIVE = b"not really an archive"
 SHA512 = hashlib.sha512(ARCHIVE).hexdigest()
@@ -45,10 +45,8 @@ def index(**changes: str) -> bytes:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses, and no proxy of the machine between the tests and loopback."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "BACKOFF", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
@@ -158,6 +156,13 @@ def test_the_index_of_another_branch_is_refused(server: Server) -> None:
         alpine.find_minirootfs(RISCV64, "v3.20", [server.url])
 
 
+def test_a_version_of_another_branch_is_refused(server: Server) -> None:
+    mixed = index(branch="v3.20", version="3.2.1", file="alpine-minirootfs-3.2.1-riscv64.tar.gz")
+    put_index(server, "v3.20", mixed)
+    with pytest.raises(CrossrootError, match=r"version 3\.2\.1 is not of branch v3\.20"):
+        alpine.find_minirootfs(RISCV64, "v3.20", [server.url])
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -166,6 +171,8 @@ def test_the_index_of_another_branch_is_refused(server: Server) -> None:
         (b"\xff\xfe\xff", "it is not YAML"),
         (b"\0", "it is not YAML"),
         (b"[" * 100_000, "it is not YAML"),
+        (b'"\\U00110000"', "it is not YAML"),
+        (b'"\\UFFFFFFFF"', "it is not YAML"),
         (b"{[]: 1}", "it is not"),
         (b"flavor: alpine-minirootfs", "it is not a list"),
         (b"[alpine-minirootfs, 1, null]", "it has no alpine-minirootfs"),
@@ -233,15 +240,13 @@ def test_repositories_are_main_and_community_of_the_branch() -> None:
 
 
 @pytest.mark.alpine
-@pytest.mark.parametrize("name", ["aarch64", "armv7", "riscv64", "x86_64"])
-def test_the_archives_of_a_real_mirror_fit_their_index(name: str, tmp_path: Path) -> None:
-    if not SHARED_MIRROR.is_dir():
-        pytest.skip(f"no Alpine mirror at {SHARED_MIRROR.name}")
-    with http.serve(SHARED_MIRROR) as server:
-        release = alpine.find_minirootfs(arch.find(name), "v3.20", [server.url])
-        digest = fetch.Digest("sha512", release.sha512)
-        with fetch.download(release.urls, digest, cache=tmp_path, size=release.size) as archive:
-            assert archive.file.read(2) == b"\x1f\x8b"
+def test_a_real_mirror_is_understood(mirror: Mirror, tmp_path: Path) -> None:
+    for name in mirror.arches:
+        release = alpine.find_minirootfs(arch.find(name), "latest-stable", [mirror.url])
+        assert (release.arch, release.mirror) == (name, mirror.url)
+    digest = fetch.Digest("sha512", release.sha512)
+    with fetch.download(release.urls, digest, cache=tmp_path, size=release.size) as archive:
+        assert archive.file.read(2) == b"\x1f\x8b"
 
 
 # --- signatures ---------------------------------------------------------------------------------------------
@@ -304,6 +309,16 @@ def test_a_signed_message_is_no_detached_signature(signed: Path, archive: Verifi
 
 
 def test_a_key_that_is_not_in_the_keyring_is_refused(signed: Path, archive: Verified, tmp_path: Path) -> None:
+    (tmp_path / "empty.gpg").touch()
+    with pytest.raises(CrossrootError, match="No public key"):
+        alpine.verify_signature(archive, (signed / "archive.asc").read_bytes(), tmp_path / "empty.gpg")
+
+
+def test_keyrings_other_than_the_one_given_do_not_count(
+    signed: Path, archive: Verified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(signed / "keyring.gpg", tmp_path / "trustedkeys.gpg")
+    monkeypatch.setenv("GNUPGHOME", os.fspath(tmp_path))
     (tmp_path / "empty.gpg").touch()
     with pytest.raises(CrossrootError, match="No public key"):
         alpine.verify_signature(archive, (signed / "archive.asc").read_bytes(), tmp_path / "empty.gpg")

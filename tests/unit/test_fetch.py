@@ -147,6 +147,11 @@ def test_what_a_server_marks_as_gzip_is_kept_as_sent(server: Server, cache: Path
     assert content(download([server.url + "/file"], SHA512, cache=cache)) == BODY
 
 
+def test_the_server_is_asked_for_the_file_as_it_is(server: Server, cache: Path) -> None:
+    content(download([server.url + "/file"], SHA512, cache=cache))
+    assert server.seen[0].headers["Accept-Encoding"] == "identity"
+
+
 def test_a_body_without_a_length_is_accepted(server: Server, cache: Path) -> None:
     server.answers["/file"] = [Answer(BODY, chunked=True)]
     assert content(download([server.url + "/file"], SHA512, cache=cache, size=len(BODY))) == BODY
@@ -184,6 +189,16 @@ def test_a_damaged_cached_file_is_fetched_again(
     assert files(cache) == blobs()
 
 
+def test_a_damaged_cached_file_goes_even_if_there_is_no_other(server: Server, cache: Path) -> None:
+    verified = download([server.url + "/file"], SHA512, cache=cache)
+    content(verified)
+    verified.path.chmod(0o644)
+    verified.path.write_bytes(OTHER)
+    with pytest.raises(CrossrootError, match="404"):
+        download([server.url + "/none"], SHA512, cache=cache)
+    assert not verified.path.exists()
+
+
 def test_what_was_hashed_is_what_is_read(server: Server, cache: Path) -> None:
     with download([server.url + "/file"], SHA512, cache=cache) as verified:
         verified.path.unlink()
@@ -210,7 +225,7 @@ def test_the_next_mirror_resumes_what_the_first_began(server: Server, cache: Pat
     server.answers["/dying"] = [Answer(BODY, cut=1000), Answer(status=404)]
     urls = [server.url + "/dying", server.url + "/file"]
     assert content(download(urls, SHA512, cache=cache)) == BODY
-    assert server.seen[-1] == http.Seen("/file", "bytes=1000-")
+    assert (server.seen[-1].path, server.seen[-1].range) == ("/file", "bytes=1000-")
 
 
 def test_the_next_call_resumes_what_this_one_left(server: Server, cache: Path) -> None:
@@ -271,13 +286,14 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from crossroot.fetch import Digest, download
-with download([sys.argv[1]], Digest("sha512", sys.argv[2]), cache=Path(sys.argv[3])) as verified:
+digest = Digest("sha512", sys.argv[2]) if sys.argv[2] else None
+with download([sys.argv[1]], digest, cache=Path(sys.argv[3])) as verified:
     print(len(verified.file.read()))
 """
 
 
-def start_download(server: Server, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, server.url + "/file", SHA512.value, str(cache)]
+def start_download(server: Server, cache: Path, sha512: str = SHA512.value) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, server.url + "/file", sha512, str(cache)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -308,6 +324,15 @@ def test_two_processes_download_a_file_once(server: Server, cache: Path) -> None
     assert "waiting" in "".join(output[1] for output in outputs)
     assert len(server.seen) == 1
     assert files(cache) == blobs()
+
+
+def test_one_that_waited_leaves_the_published_file_alone(server: Server, cache: Path) -> None:
+    server.answers["/file"] = [Answer(BODY, delay=0.7), Answer(OTHER)]
+    with start_download(server, cache, "") as one, start_download(server, cache, "") as two:
+        outputs = [one.communicate(timeout=30), two.communicate(timeout=30)]
+    assert "waiting" in "".join(output[1] for output in outputs)
+    assert files(cache) == blobs(BODY) | blobs(OTHER)
+    assert (cache / "blobs/sha512" / SHA512.value).read_bytes() == BODY
 
 
 def test_the_one_that_waits_takes_over_when_the_other_is_killed(server: Server, cache: Path) -> None:
@@ -455,6 +480,11 @@ def test_a_name_that_does_not_resolve_is_said_so(cache: Path) -> None:
     with pytest.raises(CrossrootError, match="name of the server can't be resolved") as caught:
         download(["http://mirror.invalid/file"], SHA512, cache=cache)
     assert "proxy" in caught.value.hint
+
+
+def test_a_name_is_looked_up_again_only_if_the_failure_may_pass() -> None:
+    assert fetch._explained(socket.gaierror(socket.EAI_AGAIN, "try again")).transient
+    assert not fetch._explained(socket.gaierror(socket.EAI_NONAME, "unknown")).transient
 
 
 def test_a_dead_proxy_is_said_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
