@@ -1,0 +1,24 @@
+"""What a start of crossroot must not load: each of these costs a tenth of a second and more."""
+
+import subprocess
+import sys
+
+import pytest
+
+NOT_AT_START = {"requests", "urllib3", "rich", "yaml", "zstandard", "pydantic", "cryptography"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level modules a new interpreter has loaded after importing `module`."""
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("module", ["crossroot.cli", "crossroot.session", "crossroot.enter"])
+def test_start_loads_nothing_heavy(module: str) -> None:
+    assert loaded_by(module) & NOT_AT_START == set()
+
+
+@pytest.mark.parametrize("module", ["crossroot.session", "crossroot.enter"])
+def test_sessions_know_nothing_of_the_command_line(module: str) -> None:
+    assert loaded_by(module) & {"typer", "click"} == set()
