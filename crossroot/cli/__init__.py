@@ -9,12 +9,18 @@ import typer
 
 from crossroot import __version__, ui
 from crossroot.cli import create, profile, roots, sessions
-from crossroot.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SESSION_FAILED, EXIT_SIGNAL_BASE, CrossrootError
+from crossroot.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_SESSION_FAILED,
+    EXIT_SIGNAL_BASE,
+    EXIT_USAGE,
+    CrossrootError,
+)
 from crossroot.namespaces import describe_os_error
 
 app = typer.Typer(
     name="crossroot",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,13 +41,19 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")
+@app.callback(
+    invoke_without_command=True, epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m"
+)
 def _crossroot(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """A working userland of another CPU architecture, in one command."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE)
 
 
 def main(arguments: list[str]) -> int:

@@ -14,16 +14,21 @@ from crossroot.errors import UsageError
 
 def create(
     profile: Annotated[
-        str, typer.Argument(help="A profile, or an architecture by any of its names.", autocompletion=complete.profiles)
+        str,
+        typer.Argument(
+            metavar="PROFILE",
+            help="A profile, or an architecture by any of its names.",
+            autocompletion=complete.profiles,
+        ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the root. Default: that of the profile.")] = "",
-    branch: Annotated[str, typer.Option(help="Alpine branch: latest-stable, edge, v3.20 …")] = "",
-    mirror: Annotated[str, typer.Option(help="URL of the mirror to use instead of the profile's.")] = "",
+    name: Annotated[str, typer.Option(metavar="N", help="Name of the root. Default: that of the profile.")] = "",
+    branch: Annotated[str, typer.Option(metavar="B", help="Alpine branch: latest-stable, edge, v3.20 …")] = "",
+    mirror: Annotated[str, typer.Option(metavar="URL", help="Mirror to use instead of the profile's.")] = "",
     archive: Annotated[
         str, typer.Option("--from", metavar="FILE|URL", help="Unpack this rootfs archive: tar, also gz, xz, bz2, zst.")
     ] = "",
-    sha256: Annotated[str, typer.Option(help="What the archive must have.")] = "",
-    sha512: Annotated[str, typer.Option(help="What the archive must have.")] = "",
+    sha256: Annotated[str, typer.Option(metavar="H", help="What the archive must have.")] = "",
+    sha512: Annotated[str, typer.Option(metavar="H", help="What the archive must have.")] = "",
     binfmt: Annotated[str, typer.Option(metavar="auto|host|private", help="Which handlers may be used.")] = "",
     qemu: Annotated[Path | None, typer.Option(metavar="PATH", help="The static qemu-user to use.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a root of that name.")] = False,

@@ -40,10 +40,10 @@ def list_(as_json: Json = False) -> None:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="Name of the root.", autocompletion=complete.roots)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)],
     as_json: Json = False,
 ) -> None:
-    """Tell all about a root, and which sessions run in it.
+    """Tell all about a root and its sessions.
 
     \b
     Example:

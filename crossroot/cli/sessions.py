@@ -11,7 +11,7 @@ from crossroot import enter, handlers, paths, session, store
 from crossroot.cli import complete
 from crossroot.errors import UsageError
 
-Name = Annotated[str, typer.Argument(help="Name of the root.", autocompletion=complete.roots)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
 Bind = Annotated[
     list[str] | None, typer.Option("--bind", metavar="SRC[:DST[:ro]]", help="Show a host folder or file inside.")
 ]
@@ -36,7 +36,9 @@ def run(
     binfmt: Binfmt = "",
     qemu: Qemu = None,
 ) -> int:
-    """Run a command in a root, in the current folder, and exit with its status.
+    """Run a command in a root and exit with its status.
+
+    The current folder is there at the same path, unless it is a home directory itself or a system folder.
 
     \b
     Examples:
@@ -58,7 +60,9 @@ def shell(
     binfmt: Binfmt = "",
     qemu: Qemu = None,
 ) -> int:
-    """Open a login shell in a root, or let it read commands from a pipe.
+    """Open a login shell in a root.
+
+    It reads commands from stdin when that is no terminal.
 
     \b
     Examples:
