@@ -21,6 +21,7 @@ from crossroot.namespaces import describe_os_error
 
 app = typer.Typer(
     name="crossroot",
+    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,15 +46,11 @@ def _print_version(wanted: bool) -> None:
     invoke_without_command=True, epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m"
 )
 def _crossroot(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """A working userland of another CPU architecture, in one command."""
-    if context.invoked_subcommand is None:
-        print(context.get_help(), file=sys.stderr)
-        raise typer.Exit(EXIT_USAGE)
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +65,11 @@ def main(arguments: list[str]) -> int:
         ui.error(error.message, error.hint)
         return _status(arguments, error.exit_code)
     except typer.TyperException as error:  # what is wrong with the command line itself
-        ui.error(error.format_message(), _usage_hint(arguments))
+        message = error.format_message()
+        if message.startswith("Usage:"):  # a command group without a command: its help
+            print(message, file=sys.stderr)
+        else:
+            ui.error(message, _usage_hint(arguments))
         return _status(arguments, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         ui.note("interrupted")
