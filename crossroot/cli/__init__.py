@@ -14,7 +14,6 @@ from crossroot.errors import (
     EXIT_INTERRUPTED,
     EXIT_SESSION_FAILED,
     EXIT_SIGNAL_BASE,
-    EXIT_USAGE,
     CrossrootError,
 )
 from crossroot.namespaces import describe_os_error
@@ -42,11 +41,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    invoke_without_command=True, epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m"
-)
+@app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")
 def _crossroot(
-    version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
