@@ -13,6 +13,7 @@ import errno
 import itertools
 import lzma
 import os
+import re
 import stat
 import tarfile
 import time
@@ -41,6 +42,8 @@ _SKIPPED = {
     tarfile.FIFOTYPE: "fifo",
     b"V": "volume label",
 }
+_BAD_HEADER = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
+_NUMBER = re.compile("[0-9]{1,20}")
 _NOT_TAR = (
     (b"<", "a web page"),
     (b"PK\x03\x04", "a zip archive"),
@@ -164,8 +167,8 @@ class _Gzip:
 
 class _Zstd:
     # zstandard's decompressobj cannot bound its output, and its stream_reader does not notice that a stream is cut
-    # short. So it is fed little at a time: a block of 128 KiB takes at least 4 bytes, so this makes 32 MiB at most.
-    _FEED = 1 << 10
+    # short. So it is fed little at a time: a block of 128 KiB takes at least 4 bytes, so this makes 8 MiB at most.
+    _FEED = 256
 
     def __init__(self) -> None:
         import zstandard
@@ -318,7 +321,7 @@ def _members(stream: _Stream, start: bytes) -> Iterator[tarfile.TarInfo]:
     """
     try:
         tar = tarfile.TarFile(fileobj=cast(Any, stream), encoding="utf-8", errors="surrogateescape")
-    except (tarfile.TarError, EOFError) as error:
+    except (*_BAD_HEADER, EOFError) as error:
         raise _no_tar(start) from error
     count = 0
     while (member := _next_member(tar, stream)) is not None:
@@ -338,14 +341,25 @@ def _next_member(tar: tarfile.TarFile, stream: _Stream) -> tarfile.TarInfo | Non
     stream.header_room = MAX_HEADER
     try:
         member = tar.next()
-    except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+    except _BAD_HEADER as error:
         raise _corrupt(str(error)) from error
     if member is None and any(stream.latest):  # tarfile takes any bad header but the first for the end
         raise _corrupt("an entry has a bad header")
-    if member is not None and member.size < 0:
-        raise _corrupt(f"{_shown(member.name)} has a negative size")
+    if member is not None:
+        _check_numbers(member)
     tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every entry in memory
     return member
+
+
+def _check_numbers(member: tarfile.TarInfo) -> None:
+    for key in ("size", "uid", "gid"):  # where a pax header has no number, tarfile takes 0
+        if not _NUMBER.fullmatch(member.pax_headers.get(key, "0")):
+            raise _corrupt(f"{_shown(member.name)} has an impossible {key}")
+    if member.size < 0:
+        raise _corrupt(f"{_shown(member.name)} has a negative size")
+    # 0xffffffff is (uid_t)-1, "leave it" to chown(2)
+    if not (0 <= member.uid < 0xFFFFFFFF and 0 <= member.gid < 0xFFFFFFFF):
+        raise _corrupt(f"{_shown(member.name)} belongs to the impossible owner {member.uid}:{member.gid}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,15 +374,12 @@ class _Attributes:
 
 
 def _attributes(member: tarfile.TarInfo) -> _Attributes:
-    # 0xffffffff is (uid_t)-1, "leave it" to chown(2)
-    if not (0 <= member.uid < 0xFFFFFFFF and 0 <= member.gid < 0xFFFFFFFF):
-        raise _corrupt(f"{_shown(member.name)} belongs to the impossible id {member.uid}:{member.gid}")
     return _Attributes(member.mode & 0o7777, member.uid, member.gid, _mtime_ns(member), _xattrs(member))
 
 
 def _mtime_ns(member: tarfile.TarInfo) -> int:
     """Nanoseconds since the epoch; from the text of a pax header, of which tarfile makes an inexact float."""
-    text = member.pax_headers.get("mtime", str(int(member.mtime)))
+    text = member.pax_headers.get("mtime", str(member.mtime))
     whole, _, fraction = text.removeprefix("-").partition(".")
     try:
         nanoseconds = int(whole or "0") * 10**9 + int(fraction[:9].ljust(9, "0"))
