@@ -196,7 +196,7 @@ def list_roots(store: Path) -> list[Root]:
             roots.append(_read_root(path))
         except CrossrootError as error:
             if os.path.lexists(path):  # else it was removed meanwhile
-                ui.note(f"{error.message} (hint: {error.hint})")
+                ui.note(_with_hint(error))
     return roots
 
 
@@ -265,7 +265,7 @@ def lock_root(name: str, store: Path, *, exclusive: bool, wait: bool) -> Lock:
         raise _no_root(name, store)
     _make_store(store)
     with _explaining(store / "locks"):
-        descriptor = os.open(store / "locks" / check_name(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(store / "locks" / check_name(name), os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
@@ -278,16 +278,21 @@ def lock_root(name: str, store: Path, *, exclusive: bool, wait: bool) -> Lock:
     return Lock(descriptor)
 
 
-def _busy(name: str, store: Path) -> CrossrootError:
-    sessions = _running(root_path(name, store))
+class _BusyError(CrossrootError):
+    """Others hold the lock."""
+
+
+def _busy(name: str, store: Path) -> _BusyError:
+    path = root_path(name, store)
+    sessions = _running(path)
     if sessions:
         listed = ", ".join(str(session) for session in sessions)
-        return CrossrootError(
+        return _BusyError(
             f"{name} is in use by {listed}", hint=f"wait for its end, or: crossroot remove --force {name}"
         )
     verbs = {found["verb"] for found in _unfinished(store) if found["name"] == name}
-    doing = "creating" if "create" in verbs else "removing" if "remove" in verbs else "using"
-    return CrossrootError(f"another crossroot is {doing} {name}", hint="try again when it has finished")
+    doing = "removing" if "remove" in verbs else "creating" if "create" in verbs or not path.exists() else "using"
+    return _BusyError(f"another crossroot is {doing} {name}", hint="try again when it has finished")
 
 
 # Sessions
@@ -398,13 +403,14 @@ def create(name: str, store: Path, *, replace: bool) -> Iterator[Path]:
     Raises CrossrootError if the root exists (unless `replace`), is in use, or is being created by somebody else.
     """
     path = root_path(name, store)
+    _make_store(store)
     if not replace:
         _refuse_existing(path)
     with lock_root(name, store, exclusive=True, wait=False):
         if not replace:
             _refuse_existing(path)  # again, now that nobody else can publish it
         elif os.path.lexists(path):
-            _check_removable(name, store)
+            _check_deletable(path, store)
         folder = _new_unfinished(name, "create", store)
         try:
             with _explaining(folder):
@@ -413,8 +419,7 @@ def create(name: str, store: Path, *, replace: bool) -> Iterator[Path]:
                 (folder / "rootfs").chmod(0o755)  # the / of the root, whatever the caller's umask
             yield folder
         finally:
-            if folder.exists():
-                _delete_or_note(store, folder)
+            _delete_or_note(folder, store)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -429,21 +434,22 @@ def _new_unfinished(name: str, verb: str, store: Path) -> Path:
 
 
 def publish(unfinished: Path, root: Root) -> None:
-    """Give the finished root in `unfinished`, a folder of `create`, its place at `root.path`, in one step.
+    """Give the finished root in `unfinished`, a folder of `create`, its name in the store, in one step.
 
     A root that is there already changes places with it. Raises CrossrootError if the file system refuses.
     """
+    path = root_path(root.name, unfinished.parent.parent)
     with _explaining(unfinished):
         with open(unfinished / "root.json", "w") as file:
             json.dump(root.to_json(), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(unfinished)
-        if root.path.exists():
-            linux.exchange(str(unfinished), str(root.path))
+        if path.exists():
+            linux.exchange(str(unfinished), str(path))
         else:
-            unfinished.rename(root.path)
-        _sync_folder(root.path.parent)
+            unfinished.rename(path)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -466,12 +472,12 @@ def remove(name: str, store: Path, *, force: bool) -> None:
     path = root_path(name, store)
     if not _is_store(store) or not os.path.lexists(path):
         raise _no_root(name, store)
-    _check_removable(name, store)
+    _check_deletable(path, store)
     with _lock_to_remove(name, store, force=force):
         if not os.path.lexists(path):
             raise _no_root(name, store)  # somebody else was faster
-        _check_removable(name, store)
-        _delete(store, _set_aside(name, store))
+        _check_deletable(path, store)
+        _delete(_set_aside(name, store), store)
 
 
 def _lock_to_remove(name: str, store: Path, *, force: bool) -> Lock:
@@ -479,7 +485,7 @@ def _lock_to_remove(name: str, store: Path, *, force: bool) -> Lock:
     while True:
         try:
             return lock_root(name, store, exclusive=True, wait=False)
-        except CrossrootError:
+        except _BusyError:
             if not force or time.monotonic() > deadline:
                 raise
         for record in _running(root_path(name, store)):
@@ -512,18 +518,11 @@ def recover(store: Path) -> list[str]:
     done = []
     for found in _unfinished(store):
         name, folder = found["name"], store / "unfinished" / found.string
-        try:
-            lock = lock_root(name, store, exclusive=True, wait=False)
-        except CrossrootError:
-            continue  # not interrupted: under way
-        with lock:
-            if folder.exists() and _delete_or_note(store, folder):
-                what = "the unfinished creation" if found["verb"] == "create" else "the rest"
-                done.append(f"removed {what} of {name} (its {_NOUNS[found['verb']]} was interrupted)")
+        with contextlib.suppress(_BusyError), lock_root(name, store, exclusive=True, wait=False):
+            if _delete_or_note(folder, store):
+                what = "the unfinished creation" if found["verb"] == "create" else "what was left of the removal"
+                done.append(f"removed {what} of {name} (it was interrupted)")
     return done
-
-
-_NOUNS = {"create": "creation", "remove": "removal"}
 
 
 def _unfinished(store: Path) -> list[re.Match[str]]:
@@ -531,10 +530,14 @@ def _unfinished(store: Path) -> list[re.Match[str]]:
     return [match for entry in _names(store, "unfinished") if (match := _UNFINISHED_NAME.fullmatch(entry))]
 
 
-def _check_removable(name: str, store: Path) -> None:
-    """Refuse a root that is not made of plain folders of the store, or below which something is mounted."""
-    folder = root_path(name, store)
-    _refuse_mounts(folder)
+def _check_deletable(folder: Path, store: Path) -> None:
+    """Refuse what is not made of plain folders of the store, or below which something is mounted."""
+    mounts = mounts_below(folder)
+    if mounts:
+        raise CrossrootError(
+            f"something is mounted in {folder}: {', '.join(map(_shown, mounts))}",
+            hint="; ".join(f"umount {_shown(mount)}" for mount in reversed(mounts)),
+        )
     store_descriptor = os.open(store, os.O_PATH | os.O_DIRECTORY)
     try:
         for part in (folder, folder / "sessions", folder / "rootfs"):
@@ -565,15 +568,6 @@ def _symlink(path: Path) -> CrossrootError:
     )
 
 
-def _refuse_mounts(folder: Path) -> None:
-    mounts = mounts_below(folder)
-    if mounts:
-        raise CrossrootError(
-            f"something is mounted in {folder}: {', '.join(mounts)}",
-            hint="; ".join(f"umount {mount}" for mount in reversed(mounts)),
-        )
-
-
 def mounts_below(folder: Path) -> list[str]:
     """The mount points at or below a folder, in the order they were made, from /proc/self/mountinfo (proc(5)).
 
@@ -594,19 +588,21 @@ def _unescape(field: bytes) -> bytes:
 # Deletion
 
 
-def _delete_or_note(store: Path, folder: Path) -> bool:
-    """Delete; if that fails, say why and leave the rest for the next command. Whether it worked."""
+def _delete_or_note(folder: Path, store: Path) -> bool:
+    """Delete what is there; if that fails, say why and leave it to the next command. Whether something was deleted."""
+    if not os.path.lexists(folder):
+        return False
     try:
-        _delete(store, folder)
+        _delete(folder, store)
     except CrossrootError as error:
-        ui.note(f"{folder} is left over: {error.message}" + (f" (hint: {error.hint})" if error.hint else ""))
+        ui.note(f"{folder} is left over: {_with_hint(error)}")
         return False
     return True
 
 
-def _delete(store: Path, folder: Path) -> None:
+def _delete(folder: Path, store: Path) -> None:
     """Delete a folder of the store, in a child that has nothing mounted below it and owns all its files."""
-    _refuse_mounts(folder)
+    _check_deletable(folder, store)
     if _remove_empty(folder):
         return
     relative = folder.relative_to(store)
@@ -728,7 +724,10 @@ def _open_or_unlink(folder: int, name: str) -> int | None:
 
 
 def _parent(folder: int, identity: tuple[int, int]) -> int:
-    parent = os.open("..", _FOLDER, dir_fd=folder)
+    try:
+        parent = os.open("..", _FOLDER, dir_fd=folder)
+    except FileNotFoundError as error:  # the kernel's answer for a folder that was moved out of the tree
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
     if _identity(parent) != identity:
         os.close(parent)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -744,7 +743,7 @@ _MOVED_MEANWHILE = (errno.ESTALE, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
 
 def _not_deleted(path: str, top: Path, error: OSError) -> CrossrootError:
-    shown = os.fsencode(path).decode(errors="backslashreplace").replace("\n", "\\n")
+    shown = _shown(path)
     if error.errno in _MOVED_MEANWHILE:
         return CrossrootError(
             f"{shown} changed while it was being deleted", hint="end what changes it; `crossroot list` deletes the rest"
@@ -758,6 +757,15 @@ def _not_deleted(path: str, top: Path, error: OSError) -> CrossrootError:
 
 
 # Errors
+
+
+def _with_hint(error: CrossrootError) -> str:
+    return f"{error.message} (hint: {error.hint})" if error.hint else error.message
+
+
+def _shown(path: str) -> str:
+    """A path whose name may be anything, for one line of output."""
+    return os.fsencode(path).decode(errors="backslashreplace").replace("\n", "\\n")
 
 
 @contextmanager
