@@ -370,7 +370,7 @@ class _Attributes:
     uid: int
     gid: int
     mtime_ns: int
-    xattrs: dict[str, bytes]
+    xattrs: dict[bytes, bytes]
 
 
 def _attributes(member: tarfile.TarInfo) -> _Attributes:
@@ -390,13 +390,13 @@ def _mtime_ns(member: tarfile.TarInfo) -> int:
     return -nanoseconds if text.startswith("-") else nanoseconds
 
 
-def _xattrs(member: tarfile.TarInfo) -> dict[str, bytes]:
+def _xattrs(member: tarfile.TarInfo) -> dict[bytes, bytes]:
     """The extended attributes that mean the same on every machine: user.* and security.capability."""
     found = {}
     for key, value in member.pax_headers.items():
         name = key.removeprefix("SCHILY.xattr.")
         if name != key and (name == "security.capability" or name.startswith("user.")):
-            found[name] = value.encode("utf-8", "surrogateescape")
+            found[_encoded(name)] = value.encode("utf-8", "surrogateescape")
     return found
 
 
@@ -451,13 +451,17 @@ class _Tree:
         """Give directories their attributes, children first: a parent may then refuse to be entered."""
         for path in sorted(self.directories, key=lambda path: (path != b".", path), reverse=True):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    self._set_attributes(descriptor, self.directories[path])
-                finally:
-                    os.close(descriptor)
+                if _is_directory(path):  # if not, it was removed by another name, see _remove
+                    self._finish_directory(path)
             except OSError as error:
                 raise _failure(error, path) from error
+
+    def _finish_directory(self, path: bytes) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            self._set_attributes(descriptor, self.directories[path])
+        finally:
+            os.close(descriptor)
 
     def _make(self, path: bytes, member: tarfile.TarInfo, stream: _Stream) -> None:
         if member.isreg():
@@ -530,7 +534,7 @@ class _Tree:
     def _remove(self, path: bytes) -> None:
         if _is_directory(path):
             os.rmdir(path)
-            del self.directories[path]
+            self.directories.pop(path, None)  # it may be known by another name, through a symbolic link
         else:
             os.unlink(path)
 
@@ -559,7 +563,7 @@ class _Tree:
 def _is_directory(path: bytes) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -534,6 +534,11 @@ def test_a_symlink_replaces_an_empty_directory(root: Path, tmp_path: Path) -> No
     assert mode_of(outside) == 0o755
 
 
+def test_a_directory_may_be_replaced_by_another_of_its_names(root: Path) -> None:
+    unpack_into(root, tar(folder("usr/lib"), symlink("lib", "usr"), folder("usr/empty"), symlink("lib/empty", "lib")))
+    assert os.readlink(root / "usr/empty") == "lib"
+
+
 def test_other_kinds_replace_each_other(root: Path) -> None:
     unpack_into(root, tar(file("a"), folder("a"), symlink("b", "x"), symlink("b", "y"), file("c"), hard_link("b", "c")))
     assert (root / "a").is_dir()
@@ -763,6 +768,7 @@ def test_more_content_than_its_size_is_refused(root: Path) -> None:
         (b"0", b"mtime", b"9" * 40),
         (b"0", b"uid", b"root"),
         (b"0", b"gid", b""),
+        (b"0", b"SCHILY.xattr.user.a\0b", b"value"),
     ],
 )
 def test_impossible_pax_values_are_refused(root: Path, kind: bytes, key: bytes, value: bytes) -> None:
