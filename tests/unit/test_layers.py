@@ -8,8 +8,8 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 # The table of the architecture: a new module needs a place here.
 LAYERS = {
     0: "errors linux osrelease",
-    1: "arch elf fetch guest namespaces paths ui unpack",
-    2: "attend binfmt distros distros.alpine emulator handlers mounts probe profiles store",
+    1: "arch elf fetch guest namespaces paths pick ui unpack",
+    2: "apk attend binfmt distros distros.alpine emulator handlers mounts probe profiles store",
     3: "bootstrap enter session",
     4: "__main__ cli cli.complete cli.create cli.profile cli.roots cli.sessions",
 }
