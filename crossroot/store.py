@@ -652,11 +652,14 @@ def _delete_confined(store: Path, relative: Path) -> None:
 
 @dataclass
 class _Visit:
-    """A folder on the way from the top to where the deletion stands. identity: its device and inode."""
+    """A folder on the way from the top to where the deletion stands.
+
+    identity: its device and inode. subfolders: those still to delete, None before the first look.
+    """
 
     name: str
     identity: tuple[int, int]
-    subfolders: list[str]
+    subfolders: list[str] | None = None
 
 
 def _empty(tree: int, top: Path) -> None:
@@ -667,18 +670,19 @@ def _empty(tree: int, top: Path) -> None:
     thread that swaps folders for links leads it out.
     """
     here = linux.openat2(tree, ".", _FOLDER, _CONFINED)
-    trail: list[_Visit] = []
+    trail = [_Visit(str(top), _identity(here))]
     try:
-        trail.append(_visit(str(top), here))
         while True:
             visit = trail[-1]
-            if visit.subfolders:
+            if visit.subfolders is None:
+                visit.subfolders = _delete_files(here)
+            elif visit.subfolders:
                 name = visit.subfolders.pop()
                 child = _open_or_unlink(here, name)
                 if child is not None:
                     os.close(here)
                     here = child
-                    trail.append(_visit(name, here))
+                    trail.append(_Visit(name, _identity(here)))
             elif len(trail) > 1:
                 trail.pop()
                 child, here = here, _parent(here, trail[-1].identity)
@@ -695,8 +699,8 @@ def _empty(tree: int, top: Path) -> None:
         os.close(here)
 
 
-def _visit(name: str, folder: int) -> _Visit:
-    """Delete all entries of a folder but its subfolders."""
+def _delete_files(folder: int) -> list[str]:
+    """Delete all entries of a folder but its subfolders, and give these."""
     subfolders = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -706,7 +710,7 @@ def _visit(name: str, folder: int) -> _Visit:
                 subfolders.append(entry.name)
             except FileNotFoundError:
                 pass  # somebody else was faster
-    return _Visit(name, _identity(folder), subfolders)
+    return subfolders
 
 
 def _open_or_unlink(folder: int, name: str) -> int | None:

@@ -261,7 +261,7 @@ def test_a_thousand_roots_are_listed_at_once(folder: Path) -> None:
         (folder / f"roots/r{number}/root.json").write_text(text)
     before = time.monotonic()
     assert len(store.list_roots(folder)) == 1001
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 2
 
 
 # Creation
