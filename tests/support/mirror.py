@@ -16,6 +16,9 @@ from tests.support import http
 
 REPOSITORY = Path(__file__).parents[2]
 
+# What scripts/debian-busybox-mirror calls the branch of its roots.
+DEBIAN_BRANCH = "v0.0"
+
 
 @dataclass(frozen=True)
 class Mirror:
@@ -40,15 +43,15 @@ def first_available(scratch: Path) -> Iterator[Mirror]:
     if "://" in named:
         yield _remote(named.rstrip("/"))
     elif named:
-        with _local(Path(named), scratch, is_alpine=True) as mirror:
+        with _local(Path(named), scratch) as mirror:
             yield mirror
     elif beside.is_dir():
-        with _local(beside, scratch, is_alpine=True) as mirror:
+        with _local(beside, scratch) as mirror:
             yield mirror
     elif _answers(DEFAULT_MIRROR, "riscv64"):
         yield _remote(DEFAULT_MIRROR)
     else:
-        with _local(debian_roots(), scratch, is_alpine=False) as mirror:
+        with _local(debian_roots(), scratch) as mirror:
             yield mirror
 
 
@@ -66,11 +69,12 @@ def _answers(url: str, name: str) -> bool:
 
 
 @contextmanager
-def _local(folder: Path, scratch: Path, *, is_alpine: bool) -> Iterator[Mirror]:
+def _local(folder: Path, scratch: Path) -> Iterator[Mirror]:
     for entry in folder.absolute().iterdir():
         (scratch / entry.name).symlink_to(_target(entry))
     arches = tuple(name for name in arch.ALL if (scratch / _index(name)).is_file())
     with http.serve(scratch) as server:
+        is_alpine = not (folder / DEBIAN_BRANCH).exists()
         yield Mirror(server.url, str(folder), is_alpine, arches)
 
 
