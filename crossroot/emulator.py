@@ -1,15 +1,33 @@
-"""Find a qemu-user that can serve as a handler: static, and for the host's own arch."""
+"""Find a qemu-user that can serve as a handler: static, and for the host's own arch.
 
+What `crossroot.emulator_fetch` got lies in the cache, in several versions side by side:
+
+    emulators/QEMU/VERSION/qemu-QEMU   QEMU is qemu's name of the arch
+    emulators/QEMU/VERSION/info.json   where it comes from
+    emulators/QEMU/default             the version `crossroot emulator use` chose
+"""
+
+import fcntl
+import json
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from crossroot import elf, osrelease
+from crossroot import elf, osrelease, paths, ui
 from crossroot.arch import Arch
 from crossroot.arch import find as find_arch
-from crossroot.errors import CrossrootError
+from crossroot.errors import CrossrootError, UsageError
 
 # Where distributions put qemu-user when it is not on PATH, as for a user without sbin or on NixOS-like layouts.
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-user", "/usr/libexec/qemu-binfmt")
+
+_NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}"
+_TIMEOUT = 20  # seconds an emulator may take to tell its version
 
 # The package with a static qemu-user, by the ID or ID_LIKE of os-release(5).
 _PACKAGES = {
@@ -24,30 +42,56 @@ _PACKAGES = {
 }
 
 
-def find(arch: Arch, explicit: Path | None = None) -> Path:
-    """The static qemu-user for `arch`: `explicit` if given, else the first on PATH or where distributions put it.
+@dataclass(frozen=True)
+class Emulator:
+    """A qemu-user that crossroot fetched. version: as `qemu-x --version` says it. path: of the executable."""
 
-    Raises CrossrootError that names what is missing or wrong with what was found.
+    version: str
+    path: Path
+
+
+def find(arch: Arch, explicit: Path | None = None, version: str = "", *, cache: Path | None = None) -> Path:
+    """The static qemu-user for `arch`: `explicit` if given, else one that was fetched, else the host's own.
+
+    version: which one will do, see `satisfies`; of several that were fetched then the newest, and without it the
+    one `crossroot emulator use` chose, or the newest. cache: the folder of downloads, if not the usual one.
+    Raises CrossrootError that names what is missing or wrong with what was found, UsageError for a bad `version`.
     """
     if explicit is not None:
         if problem := why_unusable(explicit):
             raise CrossrootError(f"{explicit} cannot be the emulator: {problem}", hint=install_hint(arch))
         return explicit.resolve()
-    found = ""
-    for candidate in _candidates(arch):
+    check_request(version)
+    wrong = []
+    for candidate, its_version in _candidates(arch, cache or paths.cache(), asked=bool(version)):
         problem = why_unusable(candidate)
-        if not problem:
+        if not problem and satisfies(its_version, version):
             return candidate.resolve()
-        found = found or f"{candidate} {problem}"
-    what = f"no usable emulator for {arch.name}: {found}" if found else f"no emulator for {arch.name} on this host"
-    raise CrossrootError(what, hint=install_hint(arch))
+        wrong.append(f"{candidate} {problem or f'has version {its_version}'}")
+    wanted = f"emulator for {arch.name}" + (f" of version {version}" if version else "")
+    what = f"no usable {wanted}: {wrong[0]}" if wrong else f"no {wanted} on this host"
+    fetch = f"crossroot emulator fetch {arch.name}" + (f" --qemu-version '{version}'" if version else "")
+    raise CrossrootError(what, hint=f"{fetch}, or {install_hint(arch)}")
 
 
-def _candidates(arch: Arch) -> list[Path]:
+def _candidates(arch: Arch, cache: Path, *, asked: bool) -> Iterator[tuple[Path, str]]:
+    """Executables for `arch` with their versions, best first; a host's own is asked for its version only if `asked`."""
+    mine = fetched(arch, cache)
+    if not asked:
+        choice = chosen(arch, cache)
+        mine.sort(key=lambda each: each.version != choice)
+    for each in mine:
+        yield each.path, each.version
+    for path in on_host(arch):
+        yield path, version_of(path) if asked else ""
+
+
+def on_host(arch: Arch) -> list[Path]:
+    """Files of the host that are called as an emulator for `arch`, on PATH and where distributions put them."""
     folders = dict.fromkeys([*os.environ.get("PATH", "").split(":"), *_FOLDERS])
     names = (f"qemu-{arch.qemu}-static", f"qemu-{arch.qemu}")
-    paths = (Path(folder) / name for folder in folders if folder for name in names)
-    return [path for path in paths if path.is_file()]
+    files = (Path(folder) / name for folder in folders if folder for name in names)
+    return [file for file in files if file.is_file()]
 
 
 def why_unusable(path: Path) -> str:
@@ -66,7 +110,10 @@ def why_unusable(path: Path) -> str:
         return f"is for {', '.join(arch.name for arch in header.arches) or 'an unknown arch'}, not for this host"
     if not header.static:
         return "is dynamically linked, so it would not start inside a root"
-    return "" if os.access(path, os.X_OK) else "is not executable"
+    if os.access(path, os.X_OK):
+        return ""
+    noexec = os.statvfs(path).f_flag & os.ST_NOEXEC
+    return "is on a file system mounted noexec" if noexec else "is not executable"
 
 
 def runs_on_host(arch: Arch) -> bool:
@@ -84,3 +131,140 @@ def install_hint(arch: Arch) -> str:
                     command = "apt install qemu-user"
                 return f"{command.format(qemu=arch.qemu)}, or name one with --qemu PATH"
     return f"install a static qemu-{arch.qemu} (package qemu-user-static), or name one with --qemu PATH"
+
+
+# --- versions ---------------------------------------------------------------------------------------------
+
+
+def check_request(version: str) -> None:
+    """Raise UsageError unless `version` can be asked for: "10", "10.0", ">=8", or "" for any."""
+    if version and not re.fullmatch(rf"(>=)?{_NUMBERS}", version):
+        raise UsageError(
+            f"'{version}' is not a version of qemu", hint="give 10 or 10.0 for any 10.0.x, or '>=8' for a minimum"
+        )
+
+
+def satisfies(version: str, request: str) -> bool:
+    """Whether `version` will do: "10" asks for any 10.x, ">=8" for 8 or later, "" for anything."""
+    if not request:
+        return True
+    if not version:
+        return False
+    if request.startswith(">="):
+        pairs = zip_longest(numbers(version), numbers(request[2:]), fillvalue=0)
+        return next((have > want for have, want in pairs if have != want), True)
+    wanted = numbers(request)
+    return numbers(version)[: len(wanted)] == wanted
+
+
+def numbers(version: str) -> list[int]:
+    """The numbers at the start of a version, for comparing: [9, 1, 2] for 9.1.2-r0; none if it starts otherwise."""
+    found = re.match(_NUMBERS, version)
+    return [int(number) for number in found[0].split(".")] if found else []
+
+
+def version_of(path: Path) -> str:
+    """The version an emulator tells when it is run, "" if it tells none or does not run."""
+    import subprocess  # not needed to find an emulator, which every session does
+
+    try:
+        result = subprocess.run([path, "--version"], capture_output=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(rf"version ({_NUMBERS})", result.stdout.decode(errors="replace"))
+    return found[1] if found else ""
+
+
+# --- what was fetched -------------------------------------------------------------------------------------
+
+
+def folder(arch: Arch, cache: Path) -> Path:
+    """Where the fetched emulators for `arch` are."""
+    return cache / "emulators" / arch.qemu
+
+
+def fetched(arch: Arch, cache: Path) -> list[Emulator]:
+    """The emulators for `arch` that were fetched, newest first."""
+    try:
+        names = os.listdir(folder(arch, cache))
+    except FileNotFoundError:
+        return []
+    versions = sorted((name for name in names if re.fullmatch(_NUMBERS, name)), key=numbers, reverse=True)
+    return [Emulator(name, folder(arch, cache) / name / f"qemu-{arch.qemu}") for name in versions]
+
+
+def info(emulator: Emulator) -> dict[str, str]:
+    """What is known of a fetched emulator: version, source, package and sha256; nothing if that was lost."""
+    try:
+        content = json.loads((emulator.path.parent / "info.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {key: str(value) for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def chosen(arch: Arch, cache: Path) -> str:
+    """The version that `choose` set; "" if none was."""
+    try:
+        return (folder(arch, cache) / "default").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def choose(arch: Arch, version: str, cache: Path) -> Emulator:
+    """Make the newest fetched emulator that satisfies `version` the one that is used where no version is asked for.
+
+    An empty `version` undoes the choice. Gives the one used from now on. Raises CrossrootError if there is none.
+    """
+    emulator = _fetched_of(arch, version, cache)
+    with locked(arch, cache):
+        file = folder(arch, cache) / "default"
+        if version:
+            part = file.with_name(".default")
+            part.write_text(emulator.version + "\n")
+            part.replace(file)
+        else:
+            file.unlink(missing_ok=True)
+    return emulator
+
+
+def remove(arch: Arch, version: str, cache: Path) -> list[Emulator]:
+    """Remove the fetched emulators for `arch` that satisfy `version`, all if it is empty; gives those removed.
+
+    Sessions that run keep theirs: a handler holds the file open. Raises CrossrootError if there is none.
+    """
+    _fetched_of(arch, version, cache)
+    with locked(arch, cache):
+        gone = [each for each in fetched(arch, cache) if satisfies(each.version, version)]
+        for each in gone:
+            shutil.rmtree(each.path.parent)
+        if chosen(arch, cache) in [each.version for each in gone]:
+            (folder(arch, cache) / "default").unlink()
+    return gone
+
+
+def _fetched_of(arch: Arch, version: str, cache: Path) -> Emulator:
+    """The newest fetched emulator that satisfies `version`."""
+    check_request(version)
+    there = fetched(arch, cache)
+    for each in there:
+        if satisfies(each.version, version):
+            return each
+    versions = ", ".join(each.version for each in there)
+    raise CrossrootError(
+        f"no emulator {version} for {arch.name} was fetched" if version else f"no emulator for {arch.name} was fetched",
+        hint=f"there are {versions}" if there else f"crossroot emulator fetch {arch.name}",
+    )
+
+
+@contextmanager
+def locked(arch: Arch, cache: Path) -> Iterator[Path]:
+    """Keep others from changing the fetched emulators for `arch` while the block runs; gives their folder."""
+    where = folder(arch, cache)
+    where.mkdir(parents=True, exist_ok=True)
+    with (where / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            ui.note(f"another crossroot is fetching an emulator for {arch.name}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield where
