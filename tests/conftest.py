@@ -121,9 +121,11 @@ def host(request: pytest.FixtureRequest, folders_to_remove: list[Path]) -> Itera
         return
     scratch: Path = request.getfixturevalue("scratch")
     own: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    marks = [f"{scratch.name}/", f"{own.parent.name}/{own.name}/"]
     before = host_state.look()
     yield
-    changes = host_state.changes_since(before, [f"{scratch.name}/", f"{own.parent.name}/{own.name}/"])
+    changes = host_state.changes_since(before, marks)
+    host_state.end_processes_since(before, marks)
     assert not changes, f"the host is not as it was before the test:\n{changes}"
 
 

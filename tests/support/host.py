@@ -1,6 +1,7 @@
 """What a test must leave as it found it: the host's mounts, binfmt_misc handlers and processes."""
 
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -49,9 +50,27 @@ def _changes(before: Host, marks: Sequence[str]) -> list[str]:
         old, new = before.handlers.get(name), now.handlers.get(name)
         if old != new:
             found.append(f"binfmt_misc entry {name!r} was {old!r} and is {new!r}")
-    new_processes = sorted(now.processes - before.processes)
-    found += [f"process left behind: {pid} {_describe(pid)}" for pid, _ in new_processes if _belongs(pid, marks)]
+    found += [f"process left behind: {pid} {_describe(pid)}" for pid in _new_processes(before, now, marks)]
     return found
+
+
+def end_processes_since(before: Host, marks: Sequence[str]) -> None:
+    """Kill the processes of the tests that were not there before."""
+    for pid in _new_processes(before, look(), marks):
+        kill(pid)
+
+
+def kill(pid: int) -> None:
+    """Kill a process, which may have gone already, and wait until it runs no more."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    wait_until(lambda: read_of(pid, "cmdline") == "")
+
+
+def _new_processes(before: Host, now: Host, marks: Sequence[str]) -> list[int]:
+    return sorted(pid for pid, _ in now.processes - before.processes if _belongs(pid, marks))
 
 
 def _handlers() -> dict[str, str]:

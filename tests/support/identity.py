@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -240,18 +239,10 @@ def _remove_user(name: str) -> None:
     for entry in Path("/proc").iterdir():
         status = host.read_of(int(entry.name), "status") if entry.name.isdecimal() else ""
         if status and any(int(status.partition("\nUid:")[2].split()[0]) in each for each in ids):
-            _kill(int(entry.name))
+            host.kill(int(entry.name))
     subprocess.run(["userdel", "--remove", "--force", name], capture_output=True, check=True)
 
 
 def _subordinate_ids(name: str) -> list[range]:
     lines = [line.split(":") for line in Path("/etc/subuid").read_text().splitlines()]
     return [range(int(line[1]), int(line[1]) + int(line[2])) for line in lines if line[0] == name]
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    host.wait_until(lambda: host.read_of(pid, "cmdline") == "")
