@@ -728,10 +728,7 @@ def _open_or_unlink(folder: int, name: str) -> int | None:
 
 
 def _parent(folder: int, identity: tuple[int, int]) -> int:
-    try:
-        parent = os.open("..", _FOLDER, dir_fd=folder)
-    except FileNotFoundError as error:  # the kernel's answer for a folder that was moved out of the tree
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+    parent = os.open("..", _FOLDER, dir_fd=folder)  # ENOENT if the folder was moved out of the tree
     if _identity(parent) != identity:
         os.close(parent)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -743,7 +740,7 @@ def _identity(folder: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-_MOVED_MEANWHILE = (errno.ESTALE, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
+_MOVED_MEANWHILE = (errno.ESTALE, errno.ENOENT, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
 
 def _not_deleted(path: str, top: Path, error: OSError) -> CrossrootError:

@@ -340,6 +340,24 @@ def test_of_concurrent_creations_of_one_name_one_wins(folder: Path) -> None:
     os.close(say_go)
 
 
+def test_a_root_published_just_before_the_lock_was_had_is_not_replaced(folder: Path) -> None:
+    published: list[Root] = []
+
+    def publish_another(event: str, _: object) -> None:
+        if event == "fcntl.flock" and not published:
+            published.append(root_in(folder, "riscv64"))
+            make_root(folder)
+
+    def attempt() -> None:
+        sys.addaudithook(publish_another)
+        with pytest.raises(CrossrootError, match="exists already"):
+            make_root(folder)
+        assert published
+
+    assert status_of(start(attempt)) == 0
+    assert os.listdir(folder / "unfinished") == []
+
+
 def test_a_root_is_replaced_in_one_step_and_the_old_one_deleted(folder: Path) -> None:
     old = make_root(folder)
     (old.rootfs / "old").write_text("")
