@@ -170,6 +170,9 @@ _ARCHES = [
 
 ALL: dict[str, Arch] = {arch.name: arch for arch in _ARCHES}
 
+# Those that Alpine has releases for.
+ALPINE: tuple[Arch, ...] = tuple(_ARCHES[:9])
+
 # Names of Alpine come first, so that a clash is decided in their favour.
 _BY_NAME: dict[str, Arch] = {}
 for _arch in _ARCHES:

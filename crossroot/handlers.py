@@ -43,50 +43,38 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handle
         verdict = probe.run(arch)
         # A handler without flag P loses argv[0]; it is used only where there is no better one.
         if verdict.runs and (verdict.keeps_argv0 or policy == "host" or not binfmt.private_possible()):
-            emulated = any(entry.serves(arch) for entry in binfmt.entries())
-            return Handler("host" if emulated else "native")
-        if verdict.problem and not verdict.no_handler and policy == "host":
+            return Handler("native" if verdict.kind == "native" else "host")
+        if verdict.kind == "broken" and policy == "host":
             raise CrossrootError(
                 f"the host's handler for {arch.name} is broken: {verdict.problem}",
-                hint="use --binfmt private, or repair the entry in /proc/sys/fs/binfmt_misc",
+                hint=f"use --binfmt private, or: {_register_command(arch)}",
             )
     if policy != "host" and binfmt.private_possible():
         return Handler("private", emulator.find(arch, qemu))
     if os.geteuid() == 0:
-        interpreter = emulator.find(arch, qemu)
-        register(arch, interpreter)
+        _register(arch, emulator.find(arch, qemu))
         return Handler("host")
     if policy == "host":
         raise CrossrootError(
             f"the host has no handler for {arch.name}, and only root can register one",
-            hint="use --binfmt private (Linux 6.7 or later), or run this command once as root",
+            hint=f"use --binfmt private (Linux 6.7 or later), or: {_register_command(arch)}",
         )
     raise CrossrootError(
         f"no handler runs {arch.name} on this host, and its kernel ({os.uname().release}) has no private ones",
-        hint="use Linux 6.7 or later, or let root register one: sudo crossroot run --binfmt host NAME -- true",
+        hint=f"use Linux 6.7 or later, or: {_register_command(arch)}",
     )
 
 
-def register(arch: Arch, interpreter: Path) -> None:
-    """Register a host-wide handler for `arch`, say so, and prove that it works; a failing one is removed again."""
+def _register_command(arch: Arch) -> str:
+    return binfmt.as_root(f"crossroot binfmt register {arch.name}")
+
+
+def _register(arch: Arch, interpreter: Path) -> None:
+    """Register a handler for the whole host, and say so."""
+    from crossroot import binfmt_register  # hardly any session needs it
+
     binfmt.mount_table()
-    name = f"crossroot-{arch.name}"
-    try:
-        (binfmt.TABLE / "register").write_bytes(binfmt.rule(arch, str(interpreter), binfmt.HOST_FLAGS))
-    except FileExistsError:
-        raise CrossrootError(
-            f"a host entry {name} exists but does not work", hint=f"look at {binfmt.TABLE / name}"
-        ) from None
-    except OSError as error:
-        raise CrossrootError(
-            f"the kernel refused a handler for {arch.name} with {interpreter}: {error.strerror}",
-            hint="the path may be too long (127 bytes)",
-        ) from error
-    verdict = probe.run(arch)
-    if not verdict.runs:
-        (binfmt.TABLE / name).write_text("-1")
-        raise CrossrootError(
-            f"{interpreter} does not run {arch.name} programs: {verdict.problem}",
-            hint="name another emulator with --qemu PATH",
-        )
-    ui.note(f"registered {interpreter} for {arch.name} on this host; undo with: echo -1 > {binfmt.TABLE / name}")
+    binfmt_register.install(arch, interpreter, binfmt.HOST_FLAGS)
+    ui.note(
+        f"registered {interpreter} for {arch.name} on this host; undo with: crossroot binfmt unregister {arch.name}"
+    )

@@ -46,6 +46,8 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _PR_SET_PDEATHSIG = 1
+_PTRACE_TRACEME = 0
+_PTRACE_DETACH = 17
 _PR_SET_DUMPABLE = 4
 _RENAME_EXCHANGE = 2
 _CLOSE_RANGE_CLOEXEC = 4
@@ -65,6 +67,7 @@ _SYS_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.ptrace.restype = ctypes.c_long
 
 
 def _check(result: int, what: str | bytes | None = None) -> int:
@@ -156,6 +159,16 @@ def close_on_exec_from(first: int) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Ask for `signal_number` when the parent's thread ends. Changing credentials clears this (prctl(2))."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0))
+
+
+def stop_at_exec() -> None:
+    """Let this process stop with SIGTRAP when execve has succeeded, for its parent to look at (ptrace(2))."""
+    _check(_libc.ptrace(ctypes.c_long(_PTRACE_TRACEME), 0, None, None))
+
+
+def go_on(pid: int, signal_number: int = 0) -> None:
+    """Let a process that stopped by `stop_at_exec` run, no longer traced, and give it a signal first."""
+    _check(_libc.ptrace(ctypes.c_long(_PTRACE_DETACH), pid, None, ctypes.c_void_p(signal_number)))
 
 
 def keep_secrets() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossroot import __version__, ui
-from crossroot.cli import create, profile, roots, sessions
+from crossroot.cli import binfmt, create, profile, roots, sessions
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(profile.app, name="profile")
+app.add_typer(binfmt.app, name="binfmt")
 app.command("create")(create.create)
 app.command("shell")(sessions.shell)
 app.command("run")(sessions.run)

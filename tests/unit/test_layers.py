@@ -9,9 +9,10 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 LAYERS = {
     0: "errors linux osrelease",
     1: "arch elf fetch guest namespaces paths pick ui unpack",
-    2: "apk attend binfmt distros distros.alpine emulator handlers mounts probe profiles store",
+    2: "binfmt binfmt_conf binfmt_register binfmt_status "
+    "apk attend distros distros.alpine emulator handlers mounts probe profiles store",
     3: "bootstrap enter session",
-    4: "__main__ cli cli.complete cli.create cli.profile cli.roots cli.sessions",
+    4: "__main__ cli cli.binfmt cli.complete cli.create cli.profile cli.roots cli.sessions",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 

@@ -1,0 +1,169 @@
+"""How the programs of an arch run on this machine, why they do not, and who registered what."""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossroot import binfmt, binfmt_conf, elf, probe
+from crossroot.arch import Arch
+from crossroot.binfmt import Entry, as_root
+from crossroot.probe import Verdict
+
+# binfmt-support keeps a file for each entry it registers: update-binfmts(8).
+_DEBIAN_RECORDS = Path("/var/lib/binfmts")
+
+
+@dataclass(frozen=True)
+class Other:
+    """A further entry for the same programs, which is not used: a newer one wins, or it is disabled."""
+
+    entry: str
+    enabled: bool
+    owner: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of an arch on this machine; "" and None where it does not apply or can't be told.
+
+    verdict: "native", "emulated", "broken", "none", found by running a program in an empty chroot.
+    problem, cure: why it does not run or not well, and what to type. keeps_argv0: a program's argv[0] arrives.
+    version: what the emulator that ran says of itself. entry, flags, interpreter: as registered; where no entry
+    can be seen, interpreter is the file that ran. static: of the file at that path. unchanged: that file is the
+    one the kernel runs. owner: "crossroot", "systemd", "binfmt-support", "unknown". scope: "host" or "private",
+    of this user namespace. others: further entries for the same programs, newest first.
+    """
+
+    arch: str
+    verdict: str
+    problem: str = ""
+    cure: str = ""
+    keeps_argv0: bool | None = None
+    version: str = ""
+    entry: str = ""
+    flags: str = ""
+    interpreter: str = ""
+    static: bool | None = None
+    unchanged: bool | None = None
+    owner: str = ""
+    scope: str = ""
+    others: tuple[Other, ...] = ()
+
+    @property
+    def runs(self) -> bool:
+        """Whether programs of the arch run in a root."""
+        return self.verdict in ("native", "emulated")
+
+
+def look(arch: Arch) -> Status:
+    """Find out how programs of `arch` run here. Raises CrossrootError if namespaces are refused."""
+    verdict = probe.run(arch)
+    with binfmt.visible_table() as table:
+        serving = [entry for entry in binfmt.entries(table) if entry.serves(arch)] if table else []
+        all_enabled = binfmt.enabled(table) if table else True
+    winner = winning(serving) if verdict.kind in ("emulated", "broken") else None
+    emulated = verdict.kind == "emulated"
+    interpreter = winner.interpreter if winner else verdict.emulator
+    unchanged = _is_unchanged(interpreter, verdict) if interpreter else None
+    problem, cure = _explain(arch, verdict, serving, winner, all_enabled)
+    if emulated and unchanged is False and not problem and os.path.exists(interpreter):
+        problem = f"{interpreter} has been replaced; the file that was there before still runs"
+        cure = as_root(f"crossroot binfmt register --replace {arch.name}")
+    return Status(
+        arch=arch.name,
+        verdict=verdict.kind,
+        problem=problem,
+        cure=cure,
+        keeps_argv0=verdict.keeps_argv0 if verdict.runs else None,
+        version=probe.emulator_version(arch) if emulated else "",
+        entry=winner.name if winner else "",
+        flags=winner.flags if winner else "",
+        interpreter=interpreter,
+        static=_is_static(interpreter) if interpreter else None,
+        unchanged=unchanged,
+        owner=owner(winner.name) if winner else "",
+        scope=_scope(table) if emulated or winner else "",
+        others=tuple(Other(entry.name, entry.enabled, owner(entry.name)) for entry in serving if entry is not winner),
+    )
+
+
+def winning(serving: list[Entry]) -> Entry | None:
+    """The entry that the kernel takes, of all that match a program, newest first."""
+    return next((entry for entry in serving if entry.enabled), None)
+
+
+def owner(name: str) -> str:
+    """Who registered an entry, judged by the records that systemd and Debian's binfmt-support keep of theirs."""
+    if name.startswith(binfmt.OWN_PREFIX):
+        return "crossroot"
+    if (_DEBIAN_RECORDS / name).exists():
+        return "binfmt-support"
+    return "systemd" if binfmt_conf.file_of(name) else "unknown"
+
+
+def _explain(
+    arch: Arch, verdict: Verdict, serving: list[Entry], winner: Entry | None, all_enabled: bool
+) -> tuple[str, str]:
+    """What is wrong and the command that cures it; both "" where all is well."""
+    register = as_root(f"crossroot binfmt register {arch.name}")
+    if verdict.kind == "none":
+        if not all_enabled:
+            return "binfmt_misc is disabled as a whole", as_root(f"echo 1 > {binfmt.TABLE}/status")
+        if serving:
+            name = serving[0].name
+            return f"its entry {name} is disabled", as_root(f"echo 1 > {binfmt.TABLE}/{name}")
+        return "the kernel has no handler for it", register
+    if verdict.kind == "broken":
+        return (_broken_entry(arch, verdict, winner) if winner else verdict.problem), register
+    if not verdict.keeps_argv0:
+        return "argv[0] is lost, as its entry lacks flag P; busybox and others can fail", register
+    return "", ""
+
+
+def _broken_entry(arch: Arch, verdict: Verdict, winner: Entry) -> str:
+    path = winner.interpreter
+    if verdict.error == errno.ENOENT:
+        if "F" not in winner.flags:
+            if not os.path.exists(path):
+                return f"its interpreter {path} does not exist"
+            if probe.run(arch, chroot=False).runs:
+                return "it runs, but not inside a root, as its entry lacks flag F"
+        if _is_static(path) is False:
+            return f"its interpreter {path} is dynamically linked, and its loader is not found inside a root"
+    if verdict.error == errno.EACCES and os.path.exists(path):
+        if os.statvfs(path).f_flag & os.ST_NOEXEC:
+            return f"its interpreter {path} lies on a file system mounted noexec"
+        return f"its interpreter {path} is not executable"
+    if path.endswith("-binfmt-P") and "P" not in winner.flags:
+        return f"its interpreter {path} needs flag P, which its entry lacks"
+    return verdict.problem
+
+
+def _is_static(path: str) -> bool | None:
+    try:
+        header = elf.read(Path(path))
+    except OSError:
+        return None
+    return header.static if header else None
+
+
+def _is_unchanged(path: str, verdict: Verdict) -> bool | None:
+    """Whether the file at `path` is the one that ran the probe: with flag F the kernel keeps the file it opened."""
+    if verdict.inode is None:
+        return None
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (facts.st_dev, facts.st_ino) == verdict.inode
+
+
+def _scope(table: Path | None) -> str:
+    """Whose instance serves this process. A table that a user namespace inherited belongs to an id it lacks."""
+    if binfmt.in_initial_user_namespace():
+        return "host"
+    if table is None:
+        return ""
+    overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    return "host" if (table / "register").stat().st_uid == overflow else "private"
