@@ -1,5 +1,6 @@
 """The mirror the tests bootstrap from, and where it comes from."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -88,11 +89,12 @@ def _index(name: str) -> str:
 
 
 def debian_roots() -> Path:
-    """A mirror of small Debian roots, made once and kept in the cache of whoever runs the tests."""
+    """A mirror of small Debian roots, kept in the cache of whoever runs the tests; made when the script is new."""
+    script = REPOSITORY / "scripts/debian-busybox-mirror"
+    edition = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "crossroot-tests/debian-roots"
+    folder = cache / f"crossroot-tests/debian-roots-{edition}"
     if not folder.is_dir():
-        script = REPOSITORY / "scripts/debian-busybox-mirror"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         subprocess.run([sys.executable, str(script), str(folder)], env=environment, check=True)
     return folder

