@@ -69,36 +69,45 @@ def ensure(
     """
     if explicit is not None and "://" in str(explicit):
         return add(arch, str(explicit), sha256, cache=cache).path.resolve()
+    if explicit is not None:
+        return emulator.find(arch, Path(explicit))
+    emulator.check_request(version)
     try:
-        return emulator.find(arch, Path(explicit) if explicit is not None else None, version, cache=cache)
-    except UsageError:
-        raise
+        return emulator.find(arch, version=version, cache=cache)
     except CrossrootError as error:
-        if explicit is not None:
-            raise
         ui.note(f"{error.message}; fetching one")
-        return fetch_emulator(Wish(arch, version, mirrors=mirrors), cache=cache).path.resolve()
+    wish = Wish(arch, version, mirrors=mirrors)
+    with _staging(arch, cache) as staging:
+        for each in emulator.fetched(arch, cache):  # by another process, while this one waited for the lock
+            if emulator.satisfies(each.version, version) and not emulator.why_unusable(each.path):
+                return each.path.resolve()
+        return _fetch(wish, staging, cache).path.resolve()
 
 
 def fetch_emulator(wish: Wish, *, cache: Path) -> Emulator:
     """Fetch an emulator and publish it; gives it, or an older one that goes on being used as the new one fails.
 
-    Another process that wants the same waits. Raises CrossrootError that names each source with its cause.
+    Raises CrossrootError that names each source with its cause, UsageError for a wish that can't be.
     """
     emulator.check_request(wish.version)
     if wish.source not in ("", *SOURCES):
         raise UsageError(f"'{wish.source}' is no source of emulators", hint=f"give {' or '.join(SOURCES)}")
     with _staging(wish.arch, cache) as staging:
-        errors: list[CrossrootError] = []
-        for source in _order(wish):
-            if errors:
-                ui.note(f"{errors[-1].message}; trying {source}")
-            try:
-                origin = _GET[source](wish, staging, cache)
-                return _publish(wish, origin, staging, cache)
-            except CrossrootError as error:
-                errors.append(error)
-        return _previous(wish, errors, cache)
+        return _fetch(wish, staging, cache)
+
+
+def _fetch(wish: Wish, staging: Path, cache: Path) -> Emulator:
+    """What the first source gives that has it, published."""
+    errors: list[CrossrootError] = []
+    for source in _order(wish):
+        if errors:
+            ui.note(f"{errors[-1].message}; trying {source}")
+        try:
+            origin = _GET[source](wish, staging, cache)
+            return _publish(wish, origin, staging, cache)
+        except CrossrootError as error:
+            errors.append(error)
+    return _previous(wish, errors, cache)
 
 
 def add(arch: Arch, source: str, sha256: str, *, cache: Path) -> Emulator:
@@ -319,16 +328,17 @@ def why_it_fails(arch: Arch, file: Path) -> str:
     if not binfmt.private_possible():
         return _fails_directly(arch, file)
     id_map = namespaces.own_single_map() or namespaces.identity_map()
-    verdict = probe.Verdict(**namespaces.call(lambda _: _private_verdict(arch, file), id_map=id_map))
-    return verdict.problem or ("" if verdict.keeps_argv0 else "it loses argv[0]")
+    return str(namespaces.call(lambda _: _fails_privately(arch, file), id_map=id_map))
 
 
-def _private_verdict(arch: Arch, file: Path) -> dict[str, object]:
+def _fails_privately(arch: Arch, file: Path) -> str:
+    """`why_it_fails`, in a user namespace of its own."""
     table = binfmt.new_private_table(arch, file)
     try:
-        return dataclasses.asdict(probe.run(arch))
+        verdict = probe.run(arch)
     finally:
         os.close(table)
+    return verdict.problem or ("" if verdict.keeps_argv0 else "it loses argv[0]")
 
 
 def _fails_directly(arch: Arch, file: Path) -> str:
@@ -337,6 +347,7 @@ def _fails_directly(arch: Arch, file: Path) -> str:
     with tempfile.NamedTemporaryFile(prefix="crossroot-probe-") as program:
         program.write(elf.probe_program(arch))
         program.flush()
+        os.fchmod(program.fileno(), 0o700)  # qemu refuses what the user may not execute, without a word
         try:
             command = [str(file), "-0", "*", program.name]
             result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
