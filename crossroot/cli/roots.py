@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from crossroot import paths, store, ui
+from crossroot import arch, paths, store, ui
 from crossroot.cli import complete
+from crossroot.errors import UsageError
 from crossroot.store import Root
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -50,7 +51,7 @@ def info(
       crossroot info riscv64 --json
     """
     _recover()
-    root = store.open_root(name, paths.store())
+    root = store.open_root(meant(name), paths.store())
     sessions = [dataclasses.asdict(record) for record in store.running_sessions(root)]
     facts = {**_facts(root), "sessions": sessions}
     if as_json:
@@ -72,9 +73,19 @@ def remove(
       crossroot rm riscv64 aarch64 --force
     """
     _recover()
-    for name in names:
+    for name in map(meant, names):
         store.remove(name, paths.store(), force=force)
         ui.note(f"removed {name}")
+
+
+def meant(name: str) -> str:
+    """The root that `name` means: the one called so; if there is none, the one of the arch called so (arm64)."""
+    if os.path.lexists(paths.store() / "roots" / name):
+        return name
+    try:
+        return arch.find(name).name
+    except UsageError:
+        return name
 
 
 def _recover() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossroot import enter, handlers, paths, session, store
-from crossroot.cli import complete
+from crossroot.cli import complete, roots
 from crossroot.errors import UsageError
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
@@ -46,7 +46,7 @@ def run(
       crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
     """
     options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
-    return _enter(name, options, command)
+    return _enter(roots.meant(name), options, command)
 
 
 def shell(
@@ -70,7 +70,7 @@ def shell(
       echo 'uname -m' | crossroot shell riscv64 --user nobody
     """
     options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
-    return _enter(name, options, ())
+    return _enter(roots.meant(name), options, ())
 
 
 def _options(
