@@ -1,6 +1,9 @@
 """From a profile to a finished root: fetch, verify, unpack, configure, install packages, publish."""
 
+import errno
 import os
+import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +13,17 @@ from crossroot import __version__, enter, guest, handlers, namespaces, session, 
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.distros import alpine
-from crossroot.errors import CrossrootError
-from crossroot.fetch import Digest, Verified, download, open_local, read_small
+from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError
+from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
 from crossroot.profiles import Profile
 from crossroot.store import Root
 from crossroot.ui import Progress
 
 # Runs its arguments with no input and without touching stdout, which is for data.
 _QUIET = ("/bin/sh", "-c", 'exec "$@" </dev/null >&2', "sh")
+_INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
 _SIGNATURE_LIMIT = 64 << 10  # bytes
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
         if profile.packages:
             _run_inside(root, request.qemu, ["apk", "add", "--no-cache", *profile.packages], "installing packages")
         for hook in profile.hooks:
-            _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{hook.splitlines()[0]}'")
+            title = hook.strip().splitlines()[0]
+            _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
         store.publish(unfinished, root)
     return store.open_root(request.name, store_folder)
 
@@ -97,9 +103,9 @@ def _fetch(request: Request, cache: Path) -> _Archive:
     pinned = Digest("sha512", profile.sha512) if profile.sha512 else None
     digest = request.digest or pinned
     if "://" in request.archive:
-        with ui.task(f"downloading {request.archive}") as progress:
+        with ui.task(f"downloading {shown(request.archive)}") as progress:
             verified = download([request.archive], digest, cache=cache, progress=progress)
-        return _Archive(verified, request.archive)
+        return _Archive(verified, shown(request.archive))
     if request.archive:
         path = Path(request.archive).expanduser().absolute()
         return _Archive(open_local(path, digest), str(path))
@@ -109,9 +115,18 @@ def _fetch(request: Request, cache: Path) -> _Archive:
             release.urls, digest or Digest("sha512", release.sha512), cache=cache, size=release.size, progress=progress
         )
     if profile.keyring:
-        signature = read_small(release.signature_url, limit=_SIGNATURE_LIMIT)
-        alpine.verify_signature(verified, signature, Path(profile.keyring))
-    return _Archive(verified, release.urls[0], release.mirror, release.branch)
+        alpine.verify_signature(verified, _signature(release), Path(profile.keyring))
+    return _Archive(verified, shown(release.urls[0]), release.mirror, release.branch)
+
+
+def _signature(release: alpine.Release) -> bytes:
+    try:
+        return read_small(release.signature_url, limit=_SIGNATURE_LIMIT)
+    except NotFound as error:
+        raise CrossrootError(
+            f"the mirror has no signature for its archive: {error.message}",
+            hint="name another mirror with --mirror URL, or pin the hash: sha512 in the profile, instead of keyring",
+        ) from error
 
 
 def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
@@ -128,14 +143,14 @@ def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, 
         os.chdir("/")
         unpacked = unpack.unpack(archive.verified.file, keep_owners=keep_owners, progress=progress)
         for name, content in files.items():
-            guest.write(name, content)
+            _write(name, content)
         release = guest.os_release()
         return {
             "machines": unpacked.machines,
             "skipped": unpacked.skipped,
             "apk_arch": guest.read("/etc/apk/arch").decode(errors="replace").strip(),
-            "distro": release.get("ID", "unknown"),
-            "version": release.get("VERSION_ID", ""),
+            "distro": _word(release.get("ID", "")) or "unknown",
+            "version": _word(release.get("VERSION_ID", "")),
         }
 
     with ui.task("unpacking") as progress:
@@ -144,6 +159,21 @@ def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, 
         kinds = ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
         ui.note(f"left out of the archive: {kinds} (a session has its own /dev)")
     return facts
+
+
+def _write(name: str, content: bytes) -> None:
+    try:
+        guest.write(name, content)
+    except OSError as error:
+        raise CrossrootError(
+            f"cannot write {name} in the new root: {error.strerror}",
+            hint="free some space" if error.errno == errno.ENOSPC else "give the archive of a rootfs",
+        ) from error
+
+
+def _word(text: str) -> str:
+    """What an archive says of itself, if it is fit for a terminal; else ""."""
+    return text if _WORD.fullmatch(text) else ""
 
 
 def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
@@ -165,9 +195,16 @@ def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
 
 
 def _run_inside(root: Root, qemu: Path | None, command: Sequence[str], what: str) -> None:
-    """Run a command as root of the unfinished root; its output goes to stderr, it has no input."""
+    """Run a command as root of the unfinished root; its output goes to stderr, it has no input.
+
+    Signals to crossroot go to the command, as in any session; the exit status tells of one that ended it.
+    """
     plan = session.plan(root, session.Options(user="root", cwd=False, qemu=qemu), [*_QUIET, *command])
     with ui.task(what):
         status = enter.run(plan, terminal=False)
     if status != 0:
-        raise CrossrootError(f"{what} failed with status {status}", hint="its own output is above")
+        raise CrossrootError(
+            f"{what} failed with status {status}",
+            hint="its own output is above",
+            exit_code=status if status in _INTERRUPTED else EXIT_FAILED,
+        )
