@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import linux, namespaces, store
+from crossroot import deletion, linux, namespaces, store
 from crossroot.errors import CrossrootError
 from tests.support.host import wait_until
 from tests.support.identity import Identity
@@ -102,7 +102,7 @@ def test_all_mounts_are_named_last_first_in_the_hint_whatever_their_names(folder
         mount_tmpfs(odd)
         (odd / "sub").mkdir()
         mount_tmpfs(odd / "sub")
-        assert store.mounts_below(root.path) == [str(odd), str(odd / "sub")]
+        assert deletion.mounts_below(root.path) == [str(odd), str(odd / "sub")]
         with pytest.raises(CrossrootError, match="something is mounted") as caught:
             store.remove("riscv64", folder, force=True)
         assert "\n" not in caught.value.message
@@ -196,7 +196,7 @@ def test_the_deletion_itself_does_not_see_a_mount_that_the_check_missed(folder: 
     def scenario() -> None:
         bind(outside, root.rootfs / "var")
         with pytest.raises(CrossrootError, match=r"rootfs/var: Device or resource busy"):
-            namespaces.call(lambda _: store._delete_confined(folder, Path("roots/riscv64")), id_map=None)
+            namespaces.call(lambda _: deletion.delete(folder, Path("roots/riscv64"), ".crossroot-store"), id_map=None)
         assert_intact(root.rootfs / "var")
 
     in_private_mounts(scenario)
@@ -210,7 +210,7 @@ def test_nor_does_that_of_an_ordinary_user(user: Identity, users_folder: Path, o
     def delete() -> None:
         with pytest.raises(CrossrootError, match=r"something was mounted in .*/roots/riscv64 just now"):
             namespaces.call(
-                lambda _: store._delete_confined(users_folder, Path("roots/riscv64")),
+                lambda _: deletion.delete(users_folder, Path("roots/riscv64"), ".crossroot-store"),
                 id_map=namespaces.own_id_map(),
             )
 

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 # The table of the architecture: a new module needs a place here.
 LAYERS = {
     0: "errors linux osrelease",
-    1: "arch elf fetch guest namespaces paths pick ui unpack",
+    1: "arch deletion elf fetch guest namespaces paths pick ui unpack",
     2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine emulator emulator_fetch "
     "handlers mounts probe profiles store",
     3: "bootstrap enter session",
