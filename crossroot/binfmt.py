@@ -147,7 +147,10 @@ def _parse(name: str, text: str) -> Entry:
 
 
 def private_possible() -> bool:
-    """Whether this system lets us have handlers in a user namespace of our own; tried in a child."""
+    """Whether this system lets us have handlers in a user namespace of our own; tried in a child.
+
+    Raises CrossrootError if an ordinary user is refused the user namespace.
+    """
     id_map = namespaces.own_single_map() or namespaces.identity_map()
 
     def mount(_: ui.Progress) -> bool:
@@ -161,7 +164,12 @@ def private_possible() -> bool:
             raise
         return True
 
-    return bool(namespaces.call(mount, id_map=id_map))
+    try:
+        return bool(namespaces.call(mount, id_map=id_map))
+    except CrossrootError:
+        if os.geteuid() != 0:
+            raise  # nothing works without a user namespace then, and the error says how to get them
+        return False
 
 
 def new_private_table(arch: Arch, interpreter: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossroot import __version__, ui
-from crossroot.cli import binfmt, create, profile, roots, sessions
+from crossroot.cli import binfmt, create, doctor, profile, roots, sessions
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -30,6 +30,7 @@ app.add_typer(binfmt.app, name="binfmt")
 app.command("create")(create.create)
 app.command("shell")(sessions.shell)
 app.command("run")(sessions.run)
+app.command("doctor")(doctor.doctor)
 app.command("list")(roots.list_)
 app.command("info")(roots.info)
 app.command("remove")(roots.remove)

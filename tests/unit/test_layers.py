@@ -11,8 +11,8 @@ LAYERS = {
     1: "arch deletion elf fetch guest namespaces paths pick ui unpack",
     2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine emulator emulator_fetch "
     "handlers mounts probe profiles store",
-    3: "bootstrap enter session",
-    4: "__main__ cli cli.binfmt cli.complete cli.create cli.emulator cli.profile cli.roots cli.sessions",
+    3: "bootstrap doctor enter session",
+    4: "__main__ cli cli.binfmt cli.complete cli.create cli.doctor cli.emulator cli.profile cli.roots cli.sessions",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
