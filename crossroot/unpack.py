@@ -321,8 +321,10 @@ def _members(stream: _Stream, start: bytes) -> Iterator[tarfile.TarInfo]:
     """
     try:
         tar = tarfile.TarFile(fileobj=cast(Any, stream), encoding="utf-8", errors="surrogateescape")
-    except (*_BAD_HEADER, EOFError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise _no_tar(start) from error
+    except _BAD_HEADER as error:
+        raise _corrupt(str(error)) from error
     count = 0
     while (member := _next_member(tar, stream)) is not None:
         count += 1
@@ -355,8 +357,6 @@ def _check_numbers(member: tarfile.TarInfo) -> None:
     for key in ("size", "uid", "gid"):  # where a pax header has no number, tarfile takes 0
         if not _NUMBER.fullmatch(member.pax_headers.get(key, "0")):
             raise _corrupt(f"{_shown(member.name)} has an impossible {key}")
-    if member.size < 0:
-        raise _corrupt(f"{_shown(member.name)} has a negative size")
     # 0xffffffff is (uid_t)-1, "leave it" to chown(2)
     if not (0 <= member.uid < 0xFFFFFFFF and 0 <= member.gid < 0xFFFFFFFF):
         raise _corrupt(f"{_shown(member.name)} belongs to the impossible owner {member.uid}:{member.gid}")
@@ -451,7 +451,7 @@ class _Tree:
         """Give directories their attributes, children first: a parent may then refuse to be entered."""
         for path in sorted(self.directories, key=lambda path: (path != b".", path), reverse=True):
             try:
-                if _is_directory(path):  # if not, it was removed by another name, see _remove
+                if _is_directory(path):  # unless a later entry has replaced it
                     self._finish_directory(path)
             except OSError as error:
                 raise _failure(error, path) from error
@@ -494,7 +494,7 @@ class _Tree:
             os.close(descriptor)
 
     def _make_directory(self, path: bytes, attributes: _Attributes) -> None:
-        if path != b"." and not _is_directory(path):
+        if not _is_directory(path):
             self._replace(path, lambda: os.mkdir(path, 0o700))
         self.directories[path] = attributes
 
@@ -534,7 +534,6 @@ class _Tree:
     def _remove(self, path: bytes) -> None:
         if _is_directory(path):
             os.rmdir(path)
-            self.directories.pop(path, None)  # it may be known by another name, through a symbolic link
         else:
             os.unlink(path)
 
