@@ -21,14 +21,17 @@ def create(
             autocompletion=complete.profiles,
         ),
     ],
-    name: Annotated[str, typer.Option(metavar="N", help="Name of the root. Default: that of the profile.")] = "",
-    branch: Annotated[str, typer.Option(metavar="B", help="Alpine branch: latest-stable, edge, v3.20 …")] = "",
-    mirror: Annotated[str, typer.Option(metavar="URL", help="Mirror to use instead of the profile's.")] = "",
+    name: Annotated[
+        str | None, typer.Option(metavar="N", help="Name of the root. Default: that of the profile.")
+    ] = None,
+    branch: Annotated[str | None, typer.Option(metavar="B", help="Alpine branch: latest-stable, edge, v3.20 …")] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror to use instead of the profile's.")] = None,
     archive: Annotated[
-        str, typer.Option("--from", metavar="FILE|URL", help="Unpack this rootfs archive: tar, also gz, xz, bz2, zst.")
-    ] = "",
-    sha256: Annotated[str, typer.Option(metavar="H", help="What the archive must have.")] = "",
-    sha512: Annotated[str, typer.Option(metavar="H", help="What the archive must have.")] = "",
+        str | None,
+        typer.Option("--from", metavar="FILE|URL", help="Unpack this rootfs archive: tar, also gz, xz, bz2, zst."),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
+    sha512: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
     binfmt: Annotated[str, typer.Option(metavar="auto|host|private", help="Which handlers may be used.")] = "",
     qemu: Annotated[Path | None, typer.Option(metavar="PATH", help="The static qemu-user to use.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a root of that name.")] = False,
@@ -44,26 +47,30 @@ def create(
     from crossroot import bootstrap
     from crossroot.fetch import Digest
 
-    if sha256 and sha512:
+    # An option that is given but empty, by an unset variable of a script for instance, is not one left out.
+    hashes = [
+        Digest(algorithm, value) for algorithm, value in (("sha256", sha256), ("sha512", sha512)) if value is not None
+    ]
+    if len(hashes) > 1:
         raise UsageError("both --sha256 and --sha512 are given", hint="give one of them")
-    digest = Digest("sha256", sha256) if sha256 else Digest("sha512", sha512) if sha512 else None
     loaded = profiles.load(profile, paths.profile_folders())
     chosen = dataclasses.replace(
         loaded,
-        branch=branch or loaded.branch,
-        mirrors=(mirror,) if mirror else loaded.mirrors,
+        branch=loaded.branch if branch is None else branch,
+        mirrors=loaded.mirrors if mirror is None else (mirror,),
         binfmt=check_policy(binfmt) or loaded.binfmt,
     )
     request = bootstrap.Request(
-        name=store.check_name(name or loaded.name),
+        name=store.check_name(loaded.name if name is None else name),
         profile=chosen,
         archive=archive,
-        digest=digest,
+        digest=hashes[0] if hashes else None,
         replace=force,
         qemu=qemu,
     )
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
     root = bootstrap.create(request, paths.store(), paths.cache())
-    ui.note(f"created {root.name}: {root.distro} {root.version} for {root.arch} in {root.rootfs}")
+    system = f"{root.distro} {root.version}".strip()
+    ui.note(f"created {root.name}: {system} for {root.arch} in {root.rootfs}")
     ui.note(f"enter it with: crossroot shell {root.name}")
