@@ -187,7 +187,7 @@ def fetched(arch: Arch, cache: Path) -> list[Emulator]:
     """The emulators for `arch` that were fetched, newest first."""
     try:
         names = os.listdir(folder(arch, cache))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter with sudo -u, in a home that is another's
         return []
     versions = sorted((name for name in names if re.fullmatch(_NUMBERS, name)), key=numbers, reverse=True)
     return [Emulator(name, folder(arch, cache) / name / f"qemu-{arch.qemu}") for name in versions]
@@ -206,7 +206,7 @@ def chosen(arch: Arch, cache: Path) -> str:
     """The version that `choose` set; "" if none was."""
     try:
         return (folder(arch, cache) / "default").read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return ""
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,17 +125,17 @@ def test_an_emulator_comes_from_a_signed_repository(alpine: Alpine, qemu_riscv64
 
 
 def test_the_newest_package_that_will_do_is_taken(alpine: Alpine, qemu_riscv64: bytes, version: str) -> None:
-    packages = [package(qemu_riscv64, f"{number}-r3") for number in (version, "1.0", "99.0")]
+    packages = [package(qemu_riscv64, f"{number}-r3") for number in (version, "99.0", "100.0", "98.0")]
+    packages.append(dataclasses.replace(package(qemu_riscv64, "200.0-r3"), arch="s390x"))
     for each in packages:
         alpine.put(each)
-    index = repository.index(
-        [repository.entry(each, len(repository.build(each, alpine.key))) for each in packages], alpine.key
-    )
+    entries = [repository.entry(each, len(repository.build(each, alpine.key))) for each in packages]
+    index = repository.index(entries, alpine.key)
     alpine.server.answers[f"{alpine.folder}/APKINDEX.tar.gz"] = [Answer(index)]
     alpine.fetch(version)
     assert alpine.server.paths()[-1].endswith(f"{version}-r3.apk")
     alpine.fetch()
-    assert alpine.server.paths()[-1].endswith("99.0-r3.apk")
+    assert alpine.server.paths()[-1].endswith("/qemu-riscv64-100.0-r3.apk")
 
 
 def test_a_key_that_is_not_carried_is_refused(alpine: Alpine) -> None:
@@ -356,6 +357,7 @@ def test_a_url_needs_a_hash_and_is_fetched_once(alpine: Alpine, qemu_riscv64: by
     digest = hashlib.sha256(qemu_riscv64).hexdigest()
     path = emulator_fetch.ensure(RISCV64, url, sha256=digest, cache=alpine.cache)
     requests = len(alpine.server.seen)
+    shutil.rmtree(alpine.cache / "blobs")
     assert emulator_fetch.ensure(RISCV64, url, sha256=digest, cache=alpine.cache) == path
     assert len(alpine.server.seen) == requests
     assert path.read_bytes() == qemu_riscv64
