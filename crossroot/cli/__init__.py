@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossroot import __version__, ui
-from crossroot.cli import binfmt, create, doctor, profile, roots, sessions
+from crossroot.cli import binfmt, create, doctor, emulator, profile, roots, sessions
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(profile.app, name="profile")
 app.add_typer(binfmt.app, name="binfmt")
+app.add_typer(emulator.app, name="emulator")
 app.command("create")(create.create)
 app.command("shell")(sessions.shell)
 app.command("run")(sessions.run)
