@@ -24,6 +24,7 @@ class _Database:
 _PASSWD = _Database("/etc/passwd", 7, (2, 3))
 _GROUP = _Database("/etc/group", 4, (2,))
 _LARGEST_FILE = 4 << 20  # bytes
+_LARGEST_ID = 0xFFFFFFFE  # the next one means "none" to system calls
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def identity(user: str) -> Identity:
     """Look up USER[:GROUP], each a name or a number. A number needs no entry. Raises CrossrootError otherwise."""
     name, _, group = user.partition(":")
     row = next((row for row in _rows(_PASSWD) if name in (row[0], row[2])), None)
-    if row is None and not name.isdigit():
+    if row is None and not _is_id(name):
         known = ", ".join(row[0] for row in _rows(_PASSWD)[:8])
         raise CrossrootError(
             f"the root has no user '{name}'", hint=f"it has {known}" if known else "it has no /etc/passwd"
@@ -61,8 +62,13 @@ def read(file: str) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return b""
-    with open(descriptor, "rb") as stream:
-        return stream.read(_LARGEST_FILE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(_LARGEST_FILE)
+    finally:
+        os.close(descriptor)
 
 
 def os_release() -> dict[str, str]:
@@ -83,7 +89,7 @@ def write(file: str, content: bytes) -> None:
 
 
 def _group_id(group: str) -> int:
-    if group.isdigit():
+    if _is_id(group):
         return int(group)
     for row in _rows(_GROUP):
         if row[0] == group:
@@ -95,4 +101,8 @@ def _rows(database: _Database) -> list[list[str]]:
     """The well-formed lines of a database; none if the root has no such regular file."""
     text = read(database.file).decode(errors="surrogateescape")
     rows = [line.split(":") for line in text.splitlines()]
-    return [row for row in rows if len(row) == database.fields and all(row[at].isdigit() for at in database.numeric)]
+    return [row for row in rows if len(row) == database.fields and all(_is_id(row[at]) for at in database.numeric)]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= _LARGEST_ID
