@@ -184,6 +184,7 @@ def _attach(item: Prepared) -> None:
         case _:
             assert item.tree is not None
             if stat.S_ISDIR(os.fstat(item.tree).st_mode):
+                target = os.path.realpath(target)  # a folder can't be mounted on a link
                 os.makedirs(target, exist_ok=True)
             else:
                 _ensure_file(target)
