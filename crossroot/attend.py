@@ -95,10 +95,11 @@ def _signals() -> Iterator[int]:
         os.close(wake)
 
 
-def _read_signals(arrived: int) -> set[int]:
+def _read_signals(arrived: int) -> list[int]:
+    """The signals that have arrived, in their order."""
     with contextlib.suppress(BlockingIOError):
-        return set(os.read(arrived, 4096))
-    return set()
+        return list(os.read(arrived, 4096))
+    return []
 
 
 def _ended(pid: int) -> int | None:
@@ -110,11 +111,16 @@ def _ended(pid: int) -> int | None:
     return code if code >= 0 else EXIT_SIGNAL_BASE - code
 
 
-def _forward(numbers: set[int], init: int) -> None:
-    for number in numbers & FORWARDED:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended, which the next wait will tell
-            os.kill(init, number)
-    if signal.SIGTSTP in numbers:
+def _forward(numbers: list[int], init: int) -> None:
+    """Pass signals on, and stop as the session does, unless it was continued meanwhile."""
+    stop = False
+    for number in numbers:
+        if number in FORWARDED:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended, which the next wait will tell
+                os.kill(init, number)
+        if number in (signal.SIGTSTP, signal.SIGCONT):
+            stop = number == signal.SIGTSTP
+    if stop:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -202,7 +208,7 @@ class _Relay:
         while data:
             data = data[os.write(1, data) :]
 
-    def _on_signals(self, numbers: set[int]) -> None:
+    def _on_signals(self, numbers: list[int]) -> None:
         if signal.SIGTSTP in numbers:
             self.terminal.restore()
         _forward(numbers, self.init)

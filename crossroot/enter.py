@@ -231,7 +231,7 @@ def _become(identity: Identity, session: Session) -> None:
     except OSError as error:
         raise CrossrootError(
             f"cannot become user {session.user}: its ids are not mapped into this root",
-            hint=namespaces.single_id_reason() or "widen the ranges in /etc/subuid and /etc/subgid",
+            hint="give yourself subordinate ids in /etc/subuid and /etc/subgid, enough for this one",
         ) from error
 
 
