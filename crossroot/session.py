@@ -174,13 +174,15 @@ def bound_cwd() -> str:
 
 
 def _homes() -> set[str]:
+    """The homes of the caller, and of who called sudo, as getcwd(2) would say them."""
     homes = {os.path.expanduser("~")}
-    for uid in {os.getuid(), int(os.environ.get("SUDO_UID", "0") or 0)}:
+    sudo_uid = os.environ.get("SUDO_UID", "")
+    for uid in {os.getuid(), int(sudo_uid) if sudo_uid.isdecimal() else 0}:
         try:
             homes.add(pwd.getpwuid(uid).pw_dir)
         except KeyError:
             continue  # a uid without a name has no home
-    return homes
+    return {os.path.realpath(home) for home in homes}
 
 
 def resolver_configuration() -> bytes:
