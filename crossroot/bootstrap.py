@@ -35,7 +35,7 @@ class Request:
 
     name: str
     profile: Profile
-    archive: str = ""
+    archive: str | None = None
     digest: Digest | None = None
     replace: bool = False
     qemu: Path | None = None
@@ -102,13 +102,18 @@ def _fetch(request: Request, cache: Path) -> _Archive:
     profile = request.profile
     pinned = Digest("sha512", profile.sha512) if profile.sha512 else None
     digest = request.digest or pinned
+    if request.archive is None:
+        return _fetch_release(profile, digest, cache)
     if "://" in request.archive:
         with ui.task(f"downloading {shown(request.archive)}") as progress:
             verified = download([request.archive], digest, cache=cache, progress=progress)
         return _Archive(verified, shown(request.archive))
-    if request.archive:
-        path = Path(request.archive).expanduser().absolute()
-        return _Archive(open_local(path, digest), str(path))
+    path = Path(request.archive).expanduser().absolute()
+    return _Archive(open_local(path, digest), str(path))
+
+
+def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> _Archive:
+    """The newest minirootfs of the profile's branch."""
     release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
     with ui.task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
         verified = download(
