@@ -60,30 +60,32 @@ def look(arch: Arch) -> Status:
     """Find out how programs of `arch` run here. Raises CrossrootError if namespaces are refused."""
     verdict = probe.run(arch)
     with binfmt.visible_table() as table:
-        serving = [entry for entry in binfmt.entries(table) if entry.serves(arch)] if table else []
+        entries = binfmt.entries(table) if table else []
         all_enabled = binfmt.enabled(table) if table else True
-    winner = winning(serving) if verdict.kind in ("emulated", "broken") else None
-    emulated = verdict.kind == "emulated"
+        scope = _scope(table)
+    serving = [entry for entry in entries if entry.serves(arch)]
+    winner = winning(serving) if verdict.kind != "native" and all_enabled else None
+    problem, cure = _explain(arch, verdict, entries, winner, all_enabled)
     interpreter = winner.interpreter if winner else verdict.emulator
     unchanged = _is_unchanged(interpreter, verdict) if interpreter else None
-    problem, cure = _explain(arch, verdict, serving, winner, all_enabled)
-    if emulated and unchanged is False and not problem and os.path.exists(interpreter):
+    if unchanged is False and not problem and os.path.exists(interpreter):
         problem = f"{interpreter} has been replaced; the file that was there before still runs"
         cure = as_root(f"crossroot binfmt register --replace {arch.name}")
     return Status(
         arch=arch.name,
-        verdict=verdict.kind,
+        # With flag O the kernel says ENOEXEC where an entry fails, too.
+        verdict="broken" if winner and verdict.kind == "none" else verdict.kind,
         problem=problem,
         cure=cure,
         keeps_argv0=verdict.keeps_argv0 if verdict.runs else None,
-        version=probe.emulator_version(arch) if emulated else "",
+        version=probe.emulator_version(arch) if verdict.kind == "emulated" else "",
         entry=winner.name if winner else "",
         flags=winner.flags if winner else "",
         interpreter=interpreter,
         static=_is_static(interpreter) if interpreter else None,
         unchanged=unchanged,
         owner=owner(winner.name) if winner else "",
-        scope=_scope(table) if emulated or winner else "",
+        scope=scope if interpreter else "",
         others=tuple(Other(entry.name, entry.enabled, owner(entry.name)) for entry in serving if entry is not winner),
     )
 
@@ -103,41 +105,74 @@ def owner(name: str) -> str:
 
 
 def _explain(
-    arch: Arch, verdict: Verdict, serving: list[Entry], winner: Entry | None, all_enabled: bool
+    arch: Arch, verdict: Verdict, entries: list[Entry], winner: Entry | None, all_enabled: bool
 ) -> tuple[str, str]:
-    """What is wrong and the command that cures it; both "" where all is well."""
+    """What is wrong and the command that cures it; both "" where all is well. entries: the whole table."""
     register = as_root(f"crossroot binfmt register {arch.name}")
-    if verdict.kind == "none":
-        if not all_enabled:
-            return "binfmt_misc is disabled as a whole", as_root(f"echo 1 > {binfmt.TABLE}/status")
-        if serving:
-            name = serving[0].name
-            return f"its entry {name} is disabled", as_root(f"echo 1 > {binfmt.TABLE}/{name}")
-        return "the kernel has no handler for it", register
-    if verdict.kind == "broken":
-        return (_broken_entry(arch, verdict, winner) if winner else verdict.problem), register
-    if not verdict.keeps_argv0:
+    if verdict.runs and verdict.keeps_argv0:
+        return "", ""
+    if verdict.runs:
         return "argv[0] is lost, as its entry lacks flag P; busybox and others can fail", register
-    return "", ""
+    if not all_enabled:
+        return "binfmt_misc is disabled as a whole", as_root(f"echo 1 > {binfmt.TABLE}/status")
+    if winner is None:
+        disabled = next((entry.name for entry in entries if entry.serves(arch)), "")
+        if disabled:
+            return f"its entry {disabled} is disabled", as_root(f"echo 1 > {binfmt.TABLE}/{disabled}")
+        return verdict.problem, register
+    if taker := _taker_of(winner.interpreter, entries):
+        # `echo` is built into every shell: nothing can be started where this is the host's own arch.
+        return f"its interpreter {winner.interpreter} is itself taken by the entry {taker}", as_root(
+            f"echo -1 > {binfmt.TABLE}/{taker}"
+        )
+    return _broken_entry(arch, verdict, winner), register
+
+
+def _taker_of(interpreter: str, entries: list[Entry]) -> str:
+    """The entry that the kernel would run an interpreter itself through; "" if there is none, as it should be.
+
+    It ends in ELOOP, or in ENOEXEC if the entry has flag O (found by experiment).
+    """
+    try:
+        with open(interpreter, "rb") as file:
+            start = file.read(256)
+    except OSError:
+        return ""
+    return next((entry.name for entry in entries if entry.enabled and entry.matches(start)), "")
 
 
 def _broken_entry(arch: Arch, verdict: Verdict, winner: Entry) -> str:
     path = winner.interpreter
-    if verdict.error == errno.ENOENT:
-        if "F" not in winner.flags:
-            if not os.path.exists(path):
-                return f"its interpreter {path} does not exist"
-            if probe.run(arch, chroot=False).runs:
-                return "it runs, but not inside a root, as its entry lacks flag F"
-        if _is_static(path) is False:
-            return f"its interpreter {path} is dynamically linked, and its loader is not found inside a root"
-    if verdict.error == errno.EACCES and os.path.exists(path):
-        if os.statvfs(path).f_flag & os.ST_NOEXEC:
-            return f"its interpreter {path} lies on a file system mounted noexec"
-        return f"its interpreter {path} is not executable"
+    if verdict.error == errno.ENOEXEC:
+        return f"its interpreter {path} is no program that this host can run"
+    if verdict.error == errno.ENOENT and "F" not in winner.flags:
+        if not os.path.exists(path):
+            return f"its interpreter {path} does not exist"
+        return _outside_of_roots(arch, path) or "it runs, but not inside a root, as its entry lacks flag F"
+    if verdict.error == errno.ENOENT and _is_static(path) is False:
+        return f"its interpreter {path} is dynamically linked, and its loader is not found inside a root"
+    if verdict.error == errno.EACCES or _on_noexec(path):
+        return _not_permitted(path)
     if path.endswith("-binfmt-P") and "P" not in winner.flags:
         return f"its interpreter {path} needs flag P, which its entry lacks"
     return verdict.problem
+
+
+def _outside_of_roots(arch: Arch, path: str) -> str:
+    """Why an interpreter does not even run where its path leads to it; "" if it does."""
+    outside = probe.run(arch, chroot=False)
+    return _not_permitted(path) if outside.error == errno.EACCES else outside.problem
+
+
+def _not_permitted(path: str) -> str:
+    if _on_noexec(path):
+        return f"its interpreter {path} lies on a file system mounted noexec"
+    return f"its interpreter {path} is not executable"
+
+
+def _on_noexec(path: str) -> bool:
+    """An interpreter that was opened before (flag F) is killed there when it maps its code, with SIGSEGV."""
+    return os.path.exists(path) and bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
 
 
 def _is_static(path: str) -> bool | None:

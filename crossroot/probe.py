@@ -72,9 +72,13 @@ def _outcome(arch: Arch, environment: dict[str, str], chroot: bool) -> dict[str,
     program = os.fstat(file)
     os.close(file)
     output, send = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _exec_probe(folder, send, environment, chroot)
+        linux.die_with_parent(signal.SIGKILL)  # an emulator may hang when crossroot is killed
+        if os.getppid() == parent:
+            _exec_probe(folder, send, environment, chroot)
+        os._exit(1)
     os.close(send)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
     signal.alarm(_TIMEOUT)
