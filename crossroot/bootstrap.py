@@ -12,9 +12,10 @@ from typing import Any
 from crossroot import __version__, enter, guest, handlers, namespaces, session, store, ui
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
-from crossroot.distros import alpine
+from crossroot.distros import alpine, debian
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError
 from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
+from crossroot.handlers import Handler
 from crossroot.profiles import Profile
 from crossroot.store import Root
 from crossroot.ui import Progress
@@ -22,6 +23,7 @@ from crossroot.ui import Progress
 # Runs its arguments with no input and without touching stdout, which is for data.
 _QUIET = ("/bin/sh", "-c", 'exec "$@" </dev/null >&2', "sh")
 _INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+_NEEDED_QEMU = {"hare": ">=8"}  # it starts programs with execveat(2), which qemu-user has since then
 _SIGNATURE_LIMIT = 64 << 10  # bytes
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
 
@@ -51,6 +53,19 @@ class _Archive:
     branch: str = ""
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """What a rootfs was filled with: texts as in `Root`. packages: whether those of the profile are among it."""
+
+    distro: str
+    branch: str
+    version: str
+    source: str
+    sha512: str
+    mirror: str
+    packages: bool = False
+
+
 def create(request: Request, store_folder: Path, cache: Path) -> Root:
     """Bootstrap a root and publish it in the store; afterwards it is there as a whole, or not at all.
 
@@ -58,25 +73,24 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     """
     profile = request.profile
     id_map = namespaces.own_id_map()
+    qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
         # Before the download, so that a missing emulator costs nobody the wait.
-        handlers.choose(profile.arch, profile.binfmt, request.qemu)
-        if id_map is not None and id_map.single:
-            ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
-        archive = _fetch(request, cache)
-        with archive.verified:
-            facts = _unpack(archive, unfinished / "rootfs", keep_owners=id_map is None or not id_map.single)
-        _check_arch(profile.arch, facts, archive.source)
+        handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version)
+        if request.archive is None and profile.distro in debian.DISTROS:
+            filled = _bootstrap_debian(profile, unfinished / "rootfs", handler)
+        else:
+            filled = _unpack_archive(request, unfinished / "rootfs", cache)
         root = Root(
             name=request.name,
             path=unfinished,
             arch=profile.arch.name,
-            distro=facts["distro"],
-            branch=archive.branch,
-            version=facts["version"],
-            source=archive.source,
-            sha512=archive.verified.sha512,
-            mirror=archive.mirror,
+            distro=filled.distro,
+            branch=filled.branch,
+            version=filled.version,
+            source=filled.source,
+            sha512=filled.sha512,
+            mirror=filled.mirror,
             created=store.timestamp(),
             id_map=id_map,
             env=profile.env,
@@ -84,17 +98,69 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
             user=profile.user,
             shell=profile.shell,
             qemu_cpu=profile.qemu_cpu,
+            qemu_version=qemu_version,
             binfmt=profile.binfmt,
             packages=profile.packages,
             crossroot_version=__version__,
         )
-        if profile.packages:
-            _run_inside(root, request.qemu, ["apk", "add", "--no-cache", *profile.packages], "installing packages")
+        if profile.packages and not filled.packages:
+            _run_inside(root, request.qemu, _install_command(root), "installing packages")
         for hook in profile.hooks:
             title = hook.strip().splitlines()[0]
             _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
         store.publish(unfinished, root)
     return store.open_root(request.name, store_folder)
+
+
+def _needed_qemu(packages: Sequence[str]) -> str:
+    """The version of qemu-user that packages are known to need, "" for any."""
+    return next((_NEEDED_QEMU[name] for name in packages if name in _NEEDED_QEMU), "")
+
+
+def _install_command(root: Root) -> list[str]:
+    if root.distro in debian.DISTROS:
+        settings = (f"{name}={value}" for name, value in debian.INSTALL_ENVIRONMENT.items())
+        return ["env", *settings, *debian.install_command(root.packages)]
+    return ["apk", "add", "--no-cache", *root.packages]
+
+
+def _bootstrap_debian(profile: Profile, rootfs: Path, handler: Handler) -> _Filled:
+    id_map = namespaces.own_id_map()
+    recipe = debian.Recipe(
+        distro=profile.distro,
+        arch=profile.arch,
+        suite=profile.suite,
+        components=profile.components,
+        variant=profile.variant,
+        packages=profile.packages,
+        mirrors=profile.mirrors,
+        keyring=profile.keyring,
+        qemu_cpu=profile.qemu_cpu,
+    )
+    if id_map is None and handler.scope == "private":
+        made = debian.bootstrap(recipe, rootfs, handler, namespaces.identity_map())
+    else:
+        made = debian.bootstrap(recipe, rootfs, handler, id_map)
+    return _Filled(profile.distro, profile.suite, made.version, made.mirror, "", made.mirror, packages=True)
+
+
+def _unpack_archive(request: Request, rootfs: Path, cache: Path) -> _Filled:
+    """Fill `rootfs` from an archive: the one that is asked for, or the newest of the profile's branch."""
+    id_map = namespaces.own_id_map()
+    if id_map is not None and id_map.single:
+        ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
+    archive = _fetch(request, cache)
+    with archive.verified:
+        facts = _unpack(archive, rootfs, keep_owners=id_map is None or not id_map.single)
+    _check_arch(request.profile.arch, facts, archive.source)
+    return _Filled(
+        facts["distro"],
+        archive.branch,
+        facts["version"],
+        archive.source,
+        archive.verified.sha512,
+        archive.mirror,
+    )
 
 
 def _fetch(request: Request, cache: Path) -> _Archive:

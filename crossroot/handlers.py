@@ -5,6 +5,7 @@ session's own user namespace, and, as root on kernels without those, a host-wide
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,11 @@ class Handler:
     interpreter: Path | None = None
 
 
-def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handler:
+def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None, version: str = "") -> Handler:
     """Decide what runs programs of `arch` in a session; tried, not guessed.
 
     policy: "host" or "private" forces that scope. qemu: an emulator to use instead of what the host registered.
+    version: which emulators will do, see `emulator.satisfies`; it does not hold for `qemu`.
     Registers on the host, and says so, only as root and where the kernel has no private handlers. Raises
     CrossrootError if nothing can run them.
     """
@@ -41,8 +43,15 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handle
         return Handler("native")
     if policy != "private" and qemu is None:
         verdict = probe.run(arch)
+        too_old = verdict.kind == "emulated" and bool(version) and not _host_has(arch, version)
+        if too_old and (policy == "host" or not binfmt.private_possible()):
+            raise CrossrootError(
+                f"the host's handler for {arch.name} is not qemu {version}",
+                hint="use --binfmt private (Linux 6.7 or later), or register another one",
+            )
         # A handler without flag P loses argv[0]; it is used only where there is no better one.
-        if verdict.runs and (verdict.keeps_argv0 or policy == "host" or not binfmt.private_possible()):
+        good = verdict.keeps_argv0 or policy == "host" or not binfmt.private_possible()
+        if verdict.runs and good and not too_old:
             return Handler("native" if verdict.kind == "native" else "host")
         if verdict.kind == "broken" and policy == "host":
             raise CrossrootError(
@@ -50,9 +59,9 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handle
                 hint=f"use --binfmt private, or: {_register_command(arch)}",
             )
     if policy != "host" and binfmt.private_possible():
-        return Handler("private", emulator.find(arch, qemu))
+        return Handler("private", emulator.find(arch, qemu, version))
     if os.geteuid() == 0:
-        _register(arch, emulator.find(arch, qemu))
+        _register(arch, emulator.find(arch, qemu, version))
         return Handler("host")
     if policy == "host":
         raise CrossrootError(
@@ -63,6 +72,12 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None) -> Handle
         f"no handler runs {arch.name} on this host, and its kernel ({os.uname().release}) has no private ones",
         hint=f"use Linux 6.7 or later, or: {_register_command(arch)}",
     )
+
+
+def _host_has(arch: Arch, version: str) -> bool:
+    """Whether the emulator of the host's handler is of a version that will do."""
+    found = re.search(r" version (\S+)", probe.emulator_version(arch))
+    return found is not None and emulator.satisfies(found[1], version)
 
 
 def _register_command(arch: Arch) -> str:

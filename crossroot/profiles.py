@@ -11,24 +11,27 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from crossroot import arch
 from crossroot.arch import Arch
+from crossroot.distros import debian
 from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
+from crossroot.emulator import check_request
 from crossroot.errors import UsageError
 from crossroot.handlers import POLICIES
 
-DISTROS = ("alpine",)
+DISTROS = ("alpine", *debian.DISTROS)
 
 
 @dataclass(frozen=True)
 class Profile:
     """One target: what to bootstrap and how to enter it. KEYS says what each field means.
 
-    sources: the files it was read from, lowest priority first.
+    Fields that belong to another distribution than its own are empty. sources: the files it was read from, lowest
+    priority first.
     """
 
     name: str
@@ -36,6 +39,9 @@ class Profile:
     description: str = ""
     distro: str = "alpine"
     branch: str = DEFAULT_BRANCH
+    suite: str = ""
+    components: tuple[str, ...] = ()
+    variant: str = ""
     mirrors: tuple[str, ...] = (DEFAULT_MIRROR,)
     sha512: str = ""
     keyring: str = ""
@@ -45,6 +51,7 @@ class Profile:
     shell: str = ""
     binds: tuple[str, ...] = ()
     qemu_cpu: str = ""
+    qemu_version: str = ""
     binfmt: str = "auto"
     env: dict[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
@@ -101,6 +108,11 @@ def _parse_path(value: str) -> str:
     return path
 
 
+def _parse_qemu_version(value: str) -> str:
+    check_request(value)
+    return value
+
+
 def _parse_optional_path(value: str) -> str:
     return _parse_path(value) if value else ""
 
@@ -125,13 +137,15 @@ class Key:
     """One key that a profile file may hold.
 
     kind: str, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one would
-    type it. parse: takes one string of its value and gives the one to use, or raises UsageError.
+    type it. parse: takes one string of its value and gives the one to use, or raises UsageError. distros: which of
+    them know it.
     """
 
     kind: type[Any]
     doc: str
     example: str
     parse: Callable[[str], str] = _anything
+    distros: tuple[str, ...] = DISTROS
 
 
 KEYS: dict[str, Key] = {
@@ -141,17 +155,35 @@ KEYS: dict[str, Key] = {
     "distro": Key(str, "the distribution", 'distro = "alpine"', _choice(DISTROS)),
     "branch": Key(
         str,
-        "its branch",
+        "Alpine's branch",
         'branch = "v3.20"',
         _pattern(rf"(?!\d){_NAME}", "a branch such as latest-stable, edge or v3.20"),
+        ("alpine",),
     ),
+    "suite": Key(
+        str,
+        "the suite of Debian or Ubuntu",
+        'suite = "trixie"',
+        _pattern(r"[a-z][a-z0-9.-]*", "a suite such as trixie, sid or noble"),
+        debian.DISTROS,
+    ),
+    "components": Key(
+        list,
+        "components of the archive",
+        'components = ["main", "contrib"]',
+        _pattern(r"[a-z][a-z0-9/-]*", "a component such as main or universe"),
+        debian.DISTROS,
+    ),
+    "variant": Key(str, "what is installed at first", 'variant = "minbase"', _choice(debian.VARIANTS), debian.DISTROS),
     "mirrors": Key(
         list,
         "mirrors, tried in order",
         'mirrors = ["https://mirror.example.org/alpine"]',
         _pattern(r"(?i:https?)://[^\s/]\S*", "an http:// or https:// URL"),
     ),
-    "sha512": Key(str, "hash that the rootfs archive must have", 'sha512 = "cf83e1357eefb8bd…"', _parse_sha512),
+    "sha512": Key(
+        str, "hash that the rootfs archive must have", 'sha512 = "cf83e1357eefb8bd…"', _parse_sha512, ("alpine",)
+    ),
     "keyring": Key(
         str, "keyring to check the archive's signature with", 'keyring = "~/alpine.gpg"', _parse_optional_path
     ),
@@ -172,6 +204,7 @@ KEYS: dict[str, Key] = {
     "qemu_cpu": Key(
         str, "CPU model for the emulator", 'qemu_cpu = "cortex-a7"', _pattern(r"\S*", "a CPU model of qemu")
     ),
+    "qemu_version": Key(str, "which emulators will do", 'qemu_version = ">=8"', _parse_qemu_version),
     "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(POLICIES)),
     "env": Key(dict, "environment variables of sessions", 'env = { LANG = "C.UTF-8" }'),
 }
@@ -187,10 +220,50 @@ def load(name: str, folders: Sequence[Path]) -> Profile:
     values, sources = _collect(name, files, folders, ())
     if "arch" not in values:
         raise _lacking("arch", files[-1])
-    if values.get("mirrors") == ():
+    distro = values.setdefault("distro", "alpine")
+    _refuse_foreign(values, distro, files[-1])
+    if distro != "alpine":
+        values = _debian_defaults(distro) | values
+    if distro == "alpine" and values.get("mirrors") == ():
         raise _lacking("mirrors", files[-1])
     values["arch"] = arch.ALL[values["arch"]]
     return Profile(name=name, sources=tuple(sources), **values)
+
+
+def _debian_defaults(distro: str) -> dict[str, Any]:
+    """The values that are not those of Alpine, as in `Profile`."""
+    return {
+        "branch": "",
+        "mirrors": (),
+        "suite": debian.DEFAULT_SUITE[distro],
+        "components": debian.DEFAULT_COMPONENTS[distro],
+        "variant": debian.DEFAULT_VARIANT,
+    }
+
+
+def _refuse_foreign(values: dict[str, Any], distro: str, path: Path) -> None:
+    """Raise UsageError for a key of another distribution; it may come from a file that `path` extends."""
+    for name in values:
+        if distro not in KEYS[name].distros:
+            own = [own for own, key in KEYS.items() if distro in key.distros != DISTROS]
+            raise UsageError(
+                f"{path}: {name!r} is a key for {' and '.join(KEYS[name].distros)}, and the distro is {distro}",
+                hint=f"leave it out; {distro} has {', '.join(own)}",
+            )
+
+
+def on_branch(profile: Profile, branch: str | None) -> Profile:
+    """The profile with another branch, which for Debian and Ubuntu is the suite. Raises UsageError for a bad one."""
+    if branch is None:
+        return profile
+    if profile.distro == "alpine":
+        return replace(profile, branch=branch)
+    return replace(profile, suite=_parse_string("suite", branch))
+
+
+def with_packages(profile: Profile, packages: Iterable[str]) -> tuple[str, ...]:
+    """The packages of the profile and these, each once. Raises UsageError for what can't be the name of one."""
+    return tuple(dict.fromkeys([*profile.packages, *(_parse_string("packages", name) for name in packages)]))
 
 
 def find(name: str, folders: Sequence[Path]) -> tuple[str, list[Path]]:
@@ -226,6 +299,8 @@ def to_toml(profile: Profile) -> str:
     """The profile as the text of one profile file: every key with its effective value and its meaning."""
     lines = [f"# profile {profile.name}, read from:", *(f"#   {path}" for path in profile.sources)]
     for name, key in KEYS.items():
+        if profile.distro not in key.distros:
+            continue
         if key.kind is dict:
             table: dict[str, str] = getattr(profile, name)
             lines += ["", f"[{name}]  # {key.doc}", *(f"{entry} = {_toml_value(table[entry])}" for entry in table)]

@@ -84,7 +84,7 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
     binds = [parse_bind(text) for text in (*root.binds, *options.binds)]
     env = dict(parse_env(text) for text in options.env)
     arch = arches.find(root.arch)
-    handler = handlers.choose(arch, options.binfmt or root.binfmt, options.qemu)
+    handler = handlers.choose(arch, options.binfmt or root.binfmt, options.qemu, root.qemu_version)
     folder = bound_cwd() if options.cwd else ""
     steps = mounts.standard()
     steps += [Bind(folder, folder)] if folder else []

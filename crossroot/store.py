@@ -35,7 +35,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _UNFINISHED_NAME = re.compile(r"(?P<name>.+)\.(?P<verb>create|remove)\.[0-9a-f]{8}")
 _TEXTS = (
     *("arch", "distro", "branch", "version", "source", "sha512", "mirror"),
-    *("created", "user", "shell", "qemu_cpu", "binfmt", "crossroot_version"),
+    *("created", "user", "shell", "qemu_cpu", "qemu_version", "binfmt", "crossroot_version"),
 )
 
 
@@ -44,7 +44,8 @@ class Root:
     """A named rootfs in the store. All texts may be "" where there is nothing to say.
 
     source: URL or file of the archive it was made from, sha512 its hash. created: see `timestamp`. id_map: under which
-    its files were made, None for root's own. binds, user, shell, qemu_cpu, binfmt: of the profile, for sessions.
+    its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt: of the profile, for
+    sessions.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Root:
     user: str
     shell: str
     qemu_cpu: str
+    qemu_version: str
     binfmt: str
     packages: tuple[str, ...]
     crossroot_version: str
@@ -81,6 +83,7 @@ class Root:
     def from_json(data: Any, path: Path) -> "Root":
         """The root in the folder `path` with this root.json. Raises CrossrootError if it makes no sense."""
         try:
+            data = {"qemu_version": "", **data}  # which early roots lack
             if data["format"] != _FORMAT:
                 raise CrossrootError(
                     f"{path / 'root.json'} has format {data['format']}, this crossroot knows format {_FORMAT}",

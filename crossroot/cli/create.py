@@ -24,8 +24,13 @@ def create(
     name: Annotated[
         str | None, typer.Option(metavar="N", help="Name of the root. Default: that of the profile.")
     ] = None,
-    branch: Annotated[str | None, typer.Option(metavar="B", help="Alpine branch: latest-stable, edge, v3.20 …")] = None,
+    branch: Annotated[
+        str | None, typer.Option(metavar="B", help="Branch of Alpine, or suite of Debian or Ubuntu.")
+    ] = None,
     mirror: Annotated[str | None, typer.Option(metavar="URL", help="Mirror to use instead of the profile's.")] = None,
+    package: Annotated[
+        list[str] | None, typer.Option(metavar="P", help="Install this package, too. Repeatable.")
+    ] = None,
     archive: Annotated[
         str | None,
         typer.Option("--from", metavar="FILE|URL", help="Unpack this rootfs archive: tar, also gz, xz, bz2, zst."),
@@ -42,6 +47,7 @@ def create(
     Examples:
       crossroot create riscv64
       crossroot create aarch64 --name arm-edge --branch edge
+      crossroot create debian-riscv64 --package gcc --package make
       crossroot create armv7 --from rootfs.tar.xz --sha256 9f86d0…
     """
     from crossroot import bootstrap
@@ -55,9 +61,9 @@ def create(
         raise UsageError("both --sha256 and --sha512 are given", hint="give one of them")
     loaded = profiles.load(profile, paths.profile_folders())
     chosen = dataclasses.replace(
-        loaded,
-        branch=loaded.branch if branch is None else branch,
+        profiles.on_branch(loaded, branch),
         mirrors=loaded.mirrors if mirror is None else (mirror,),
+        packages=profiles.with_packages(loaded, package or ()),
         binfmt=check_policy(binfmt) or loaded.binfmt,
     )
     request = bootstrap.Request(

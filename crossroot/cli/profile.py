@@ -96,7 +96,7 @@ def _summary(profile: Profile) -> dict[str, str]:
         "name": profile.name,
         "arch": profile.arch.name,
         "distro": profile.distro,
-        "branch": profile.branch,
+        "branch": profile.branch or profile.suite,
         "description": profile.description,
         "path": str(profile.sources[-1]),
     }

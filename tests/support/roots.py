@@ -35,6 +35,7 @@ def root_in(folder: Path, name: str) -> Root:
         user="root",
         shell="/bin/sh",
         qemu_cpu="rv64",
+        qemu_version=">=8",
         binfmt="",
         packages=("make", "gcc"),
         crossroot_version="0.1",

@@ -58,6 +58,9 @@ def test_a_profile_needs_only_an_arch_and_the_rest_has_defaults(folders: Folders
         distro="alpine",
         branch=DEFAULT_BRANCH,
         mirrors=(DEFAULT_MIRROR,),
+        suite="",
+        components=(),
+        variant="",
         sha512="",
         keyring="",
         packages=(),
@@ -66,6 +69,7 @@ def test_a_profile_needs_only_an_arch_and_the_rest_has_defaults(folders: Folders
         shell="",
         binds=(),
         qemu_cpu="",
+        qemu_version="",
         binfmt="auto",
         env={},
         sources=(path,),
@@ -90,6 +94,7 @@ def test_every_key_is_read(folders: Folders, monkeypatch: pytest.MonkeyPatch) ->
         shell = "/bin/ash"
         binds = ["/srv", "~/src:/src", "/data:/data:ro"]
         qemu_cpu = "max,pauth-impdef=on"
+        qemu_version = ">=8"
         binfmt = "private"
         env = {{ LANG = "C.UTF-8", EMPTY = "" }}
         """,
@@ -109,10 +114,74 @@ def test_every_key_is_read(folders: Folders, monkeypatch: pytest.MonkeyPatch) ->
         shell="/bin/ash",
         binds=("/srv", "/home/me/src:/src", "/data:/data:ro"),
         qemu_cpu="max,pauth-impdef=on",
+        qemu_version=">=8",
         binfmt="private",
         env={"LANG": "C.UTF-8", "EMPTY": ""},
         sources=(path,),
     )
+
+
+def test_the_keys_of_debian_are_read_and_have_defaults(folders: Folders) -> None:
+    path = folders.write("base", 'arch = "armhf"\ndistro = "debian"')
+    mine = folders.write(
+        "mine",
+        'extends = "base"\nsuite = "sid"\ncomponents = ["main", "non-free"]\nvariant = "apt"\nmirrors = ["http://m"]',
+    )
+    base = folders.load("base")
+    assert base == Profile(
+        name="base",
+        arch=arch.ALL["armhf"],
+        distro="debian",
+        branch="",
+        suite="trixie",
+        components=("main",),
+        variant="minbase",
+        mirrors=(),
+        sources=(path,),
+    )
+    assert folders.load("mine") == replace(
+        base,
+        name="mine",
+        suite="sid",
+        components=("main", "non-free"),
+        variant="apt",
+        mirrors=("http://m",),
+        sources=(path, mine),
+    )
+
+
+@pytest.mark.parametrize(
+    ("distro", "entry", "owners", "cure"),
+    [
+        ("alpine", 'suite = "sid"', "debian and ubuntu", "branch, sha512"),
+        ("debian", 'branch = "edge"', "alpine", "suite, components, variant"),
+        ("ubuntu", f'sha512 = "{HASH}"', "alpine", "suite, components, variant"),
+    ],
+)
+def test_a_key_of_another_distribution_is_refused(
+    folders: Folders, distro: str, entry: str, owners: str, cure: str
+) -> None:
+    path = folders.write("box", f'arch = "x86"\ndistro = "{distro}"\n{entry}')
+    error = folders.refused("box")
+    assert error.message == f"{path}: '{entry.split()[0]}' is a key for {owners}, and the distro is {distro}"
+    assert error.hint == f"leave it out; {distro} has {cure}"
+
+
+def test_another_branch_of_debian_is_another_suite(folders: Folders) -> None:
+    folders.write("debian", 'arch = "x86"\ndistro = "debian"')
+    folders.write("alpine", 'arch = "x86"')
+    assert profiles.on_branch(folders.load("debian"), "sid").suite == "sid"
+    assert profiles.on_branch(folders.load("alpine"), "edge").branch == "edge"
+    assert profiles.on_branch(folders.load("alpine"), None) == folders.load("alpine")
+    with pytest.raises(UsageError, match="'a b' is not a suite"):
+        profiles.on_branch(folders.load("debian"), "a b")
+
+
+def test_packages_are_added_to_those_of_the_profile(folders: Folders) -> None:
+    folders.write("box", 'arch = "x86"\npackages = ["make", "gcc"]')
+    assert profiles.with_packages(folders.load("box"), ["gcc", "git"]) == ("make", "gcc", "git")
+    with pytest.raises(UsageError, match="'--root' is not a package name"):
+        profiles.with_packages(folders.load("box"), ["--root"])
 
 
 def test_every_key_but_extends_is_a_field_and_the_other_way_round() -> None:
@@ -294,7 +363,11 @@ def test_find_gives_the_files_without_reading_them(folders: Folders) -> None:
         ("env = { A = 1 }", "env.A must be a string, not an integer", "env = {"),
         ('env = { "A=B" = "1" }', "'A=B' is not the name of an environment variable", ""),
         ('arch = "risc64"', "arch: unknown architecture 'risc64'", "perhaps you meant riscv64"),
-        ('distro = "debian"', "distro: 'debian' is not one of alpine", "known are alpine"),
+        ('distro = "debain"', "distro: 'debain' is not one of alpine, debian, ubuntu", "perhaps you meant 'debian'"),
+        ('suite = "Trixie main"', "suite: 'Trixie main' is not a suite", "suite = "),
+        ('components = ["main contrib"]', "components: 'main contrib' is not a component", "components = "),
+        ('variant = "minbas"', "variant: 'minbas' is not one of apt", "perhaps you meant 'minbase'"),
+        ('qemu_version = "new"', "qemu_version: 'new' is not a version of qemu", ">=8"),
         ('branch = "3.20"', "branch: '3.20' is not a branch", 'branch = "v3.20"'),
         ('branch = "../edge"', "branch: '../edge' is not a branch", 'branch = "v3.20"'),
         ('mirrors = ["ftp://x/alpine"]', "mirrors: 'ftp://x/alpine' is not an http:// or https:// URL", "mirrors = ["),
@@ -404,34 +477,62 @@ def test_the_printed_profile_is_the_same_profile(folders: Folders) -> None:
     assert folders.load("printed") == replace(box, name="printed", sources=(printed,))
 
 
-def test_the_printed_profile_holds_every_key_and_names_its_sources(folders: Folders) -> None:
+@pytest.mark.parametrize("distro", profiles.DISTROS)
+def test_the_printed_profile_holds_every_key_and_names_its_sources(folders: Folders, distro: str) -> None:
     folders.write("base", 'arch = "riscv64"')
-    folders.write("box", 'extends = "base"')
+    folders.write("box", f'extends = "base"\ndistro = "{distro}"')
     box = folders.load("box")
     text = profiles.to_toml(box)
-    assert set(tomllib.loads(text)) == set(KEYS) - {"extends"}
+    keys = {name: key for name, key in KEYS.items() if name != "extends" and distro in key.distros}
+    assert set(tomllib.loads(text)) == set(keys)
     assert all(str(source) in text for source in box.sources)
-    assert all(f"# {key.doc}\n" in text for name, key in KEYS.items() if name != "extends")
+    assert all(f"# {key.doc}\n" in text for key in keys.values())
+    printed = folders.write("printed", text)
+    assert folders.load("printed") == replace(box, name="printed", sources=(printed,))
 
 
-SHIPPED = ["aarch64", "armhf", "armv7", "loongarch64", "ppc64le", "riscv64", "s390x", "x86", "x86_64"]
+OF_ALPINE = ["aarch64", "armhf", "armv7", "loongarch64", "ppc64le", "riscv64", "s390x", "x86", "x86_64"]
+OF_DEBIAN = ["amd64", "arm64", "armhf", "i386", "ppc64el", "riscv64", "s390x"]
+WITH_HARE = ["debian-hare-arm64", "debian-hare-riscv64", "hare-aarch64", "hare-riscv64"]
+SHIPPED = sorted([*OF_ALPINE, *(f"debian-{name}" for name in OF_DEBIAN), *WITH_HARE])
 
 
-def test_a_profile_is_shipped_for_every_arch_of_alpine() -> None:
+def shipped(name: str) -> Profile:
+    return profiles.load(name, [paths.builtin_profiles()])
+
+
+def test_these_profiles_are_shipped() -> None:
     assert [name for name, _ in profiles.names([paths.builtin_profiles()])] == SHIPPED
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", OF_ALPINE)
 def test_a_shipped_profile_loads_and_is_of_its_arch(name: str) -> None:
-    profile = profiles.load(name, [paths.builtin_profiles()])
-    assert profile.arch == arch.ALL[name]
+    profile = shipped(name)
+    assert (profile.distro, profile.arch) == ("alpine", arch.ALL[name])
     assert profile.description
+
+
+@pytest.mark.parametrize("name", OF_DEBIAN)
+def test_a_profile_of_debian_is_of_the_arch_debian_calls_so(name: str) -> None:
+    profile = shipped(f"debian-{name}")
+    assert (profile.distro, profile.suite, profile.arch.debian) == ("debian", "trixie", name)
+    assert "Debian" in profile.description
+
+
+@pytest.mark.parametrize("name", WITH_HARE)
+def test_a_profile_for_hare_has_it_and_an_emulator_that_runs_it(name: str) -> None:
+    profile = shipped(name)
+    assert profile.arch.name in ("riscv64", "aarch64")
+    assert profile.distro == ("debian" if name.startswith("debian") else "alpine")
+    assert profile.packages == ("hare",)
+    assert profile.qemu_version
 
 
 @pytest.mark.parametrize("name", [name for name in KEYS if name != "sha512"])
 def test_the_example_of_a_key_is_valid(folders: Folders, name: str) -> None:
     folders.write("riscv64", 'arch = "riscv64"')
     folders.write("box", 'arch = "riscv64"')
+    folders.write("box", f'distro = "{KEYS[name].distros[0]}"', level=1)
     folders.write("box", KEYS[name].example, level=2)
     value = tomllib.loads(KEYS[name].example)[name]
     assert isinstance(value, KEYS[name].kind)
@@ -456,7 +557,8 @@ def test_every_example_in_the_documentation_is_valid(folders: Folders) -> None:
     examples = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(examples) >= len(KEYS)
     for number, example in enumerate(examples):
-        folders.write(f"example{number}", 'arch = "riscv64"')
+        distro = next(KEYS[key].distros[0] for key in tomllib.loads(example))
+        folders.write(f"example{number}", f'arch = "riscv64"\ndistro = "{distro}"')
         folders.write(f"example{number}", example, level=2)
         folders.load(f"example{number}")
 
@@ -482,6 +584,7 @@ def test_list_shows_every_profile_on_a_line(user_folder: Path) -> None:
     lines = run("list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["NAME", *sorted([*SHIPPED, "mine"])]
     assert [line.split(maxsplit=3) for line in lines if "mine" in line] == [["mine", "riscv64", "edge", "my own"]]
+    assert ["debian-s390x", "s390x", "trixie"] in [line.split()[:3] for line in lines]
 
 
 def test_list_as_json_tells_the_file_that_wins(user_folder: Path) -> None:
