@@ -195,10 +195,10 @@ def _is_unchanged(path: str, verdict: Verdict) -> bool | None:
 
 
 def _scope(table: Path | None) -> str:
-    """Whose instance serves this process. A table that a user namespace inherited belongs to an id it lacks."""
+    """Whose instance serves this process. The files of a user namespace's own one belong to its root; those of one
+    that it inherited belong to an id it lacks."""
     if binfmt.in_initial_user_namespace():
         return "host"
     if table is None:
         return ""
-    overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
-    return "host" if (table / "register").stat().st_uid == overflow else "private"
+    return "private" if (table / "register").stat().st_uid == 0 else "host"

@@ -171,8 +171,8 @@ def _binfmt() -> Finding:
     with binfmt.visible_table() as table:
         if table is None:
             cure = as_root(f"mount -t binfmt_misc binfmt_misc {binfmt.TABLE}")
-            cause = "not mounted here, so its entries cannot be listed; programs are tried all the same"
-            return Finding("binfmt", "warning", "binfmt_misc cannot be seen", cause, cure)
+            cause = "it is not mounted here; programs are tried all the same"
+            return Finding("binfmt", "warning", "the handlers of this host cannot be listed", cause, cure)
         if not binfmt.enabled(table):
             cure = as_root(f"echo 1 > {binfmt.TABLE}/status")
             return Finding("binfmt", "warning", "no handler of this host is used", "binfmt_misc is disabled", cure)
