@@ -241,7 +241,7 @@ def _missing_emulator(arch: Arch, error: CrossrootError, *, can_fetch: bool, nee
 def _folder(which: str, folder: Path) -> Finding:
     """Whether the store or cache can be written to, and what its file system is like."""
     there = folder
-    while not there.exists():
+    while not os.path.exists(there):  # nor does one in a folder that is closed to us
         there = there.parent
     variable = f"CROSSROOT_{which.upper()}"
     elsewhere = f"set {variable} to a folder on another file system"
