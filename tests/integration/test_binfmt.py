@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -386,6 +387,16 @@ def test_only_root_may(user: Identity, host_table: Space) -> None:
         assert "only root" in done.stderr
         assert "sudo crossroot binfmt" in done.stderr
     assert host_table.entries() == before
+
+
+def test_where_private_handlers_are_refused_a_session_of_root_registers_one_and_says_so(private: Space) -> None:
+    private.sh("echo 0 > /proc/sys/user/max_user_namespaces")  # of this user namespace only
+    code = "from crossroot import arch, handlers; print(handlers.choose(arch.find('riscv64')).scope)"
+    done = private.run(sys.executable, "-c", code)
+    assert done.stdout == "host\n", done.stderr
+    assert "undo with: crossroot binfmt unregister riscv64" in done.stderr
+    assert private.names() == {"crossroot-riscv64"}
+    assert private.run(sys.executable, "-c", code).stderr == "", "the second time it is there"
 
 
 # --- unregister -------------------------------------------------------------------------------------------
