@@ -1,6 +1,7 @@
 """`crossroot create`."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def create(
     loaded = profiles.load(profile, paths.profile_folders())
     chosen = dataclasses.replace(
         profiles.on_branch(loaded, branch),
-        mirrors=loaded.mirrors if mirror is None else (mirror,),
+        mirrors=loaded.mirrors if mirror is None else (_check_mirror(mirror),),
         packages=profiles.with_packages(loaded, package or ()),
         binfmt=check_policy(binfmt) or loaded.binfmt,
     )
@@ -80,3 +81,9 @@ def create(
     system = f"{root.distro} {root.version}".strip()
     ui.note(f"created {root.name}: {system} for {root.arch} in {root.rootfs}")
     ui.note(f"enter it with: crossroot shell {root.name}")
+
+
+def _check_mirror(url: str) -> str:
+    if not re.match("https?://[^/]", url):
+        raise UsageError(f"'{url}' is not an http or https URL", hint="give a mirror that starts with https://")
+    return url
