@@ -1,5 +1,6 @@
 """From a profile to a finished root: fetch, verify, unpack, configure, install packages, publish."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossroot import __version__, enter, guest, handlers, namespaces, session, store, ui
+from crossroot import __version__, apk, enter, guest, handlers, namespaces, packages, session, store, ui
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.distros import alpine, debian
@@ -24,6 +25,8 @@ from crossroot.ui import Progress
 _QUIET = ("/bin/sh", "-c", 'exec "$@" </dev/null >&2', "sh")
 _INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
 _NEEDED_QEMU = {"hare": ">=8"}  # it starts programs with execveat(2), which qemu-user has since then
+# Where a session mounts something, so that a package that is installed in one cannot give them their modes.
+_MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/sys": 0o555, "/tmp": 0o1777}
 _SIGNATURE_LIMIT = 64 << 10  # bytes
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
 
@@ -72,39 +75,19 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     Raises CrossrootError for whatever keeps it from being made; nothing of it is left then but the download.
     """
     profile = request.profile
-    id_map = namespaces.own_id_map()
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
         # Before the download, so that a missing emulator costs nobody the wait.
         handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version)
         if request.archive is None and profile.distro in debian.DISTROS:
             filled = _bootstrap_debian(profile, unfinished / "rootfs", handler)
+        elif request.archive is None and profile.source == "packages":
+            filled = _install_alpine(request, unfinished, cache)
         else:
             filled = _unpack_archive(request, unfinished / "rootfs", cache)
-        root = Root(
-            name=request.name,
-            path=unfinished,
-            arch=profile.arch.name,
-            distro=filled.distro,
-            branch=filled.branch,
-            version=filled.version,
-            source=filled.source,
-            sha512=filled.sha512,
-            mirror=filled.mirror,
-            created=store.timestamp(),
-            id_map=id_map,
-            env=profile.env,
-            binds=profile.binds,
-            user=profile.user,
-            shell=profile.shell,
-            qemu_cpu=profile.qemu_cpu,
-            qemu_version=qemu_version,
-            binfmt=profile.binfmt,
-            packages=profile.packages,
-            crossroot_version=__version__,
-        )
+        root = _root(request, unfinished, filled)
         if profile.packages and not filled.packages:
-            _run_inside(root, request.qemu, _install_command(root), "installing packages")
+            packages.add(root, profile.packages, cache, request.qemu)
         for hook in profile.hooks:
             title = hook.strip().splitlines()[0]
             _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
@@ -117,11 +100,30 @@ def _needed_qemu(packages: Sequence[str]) -> str:
     return next((_NEEDED_QEMU[name] for name in packages if name in _NEEDED_QEMU), "")
 
 
-def _install_command(root: Root) -> list[str]:
-    if root.distro in debian.DISTROS:
-        settings = (f"{name}={value}" for name, value in debian.INSTALL_ENVIRONMENT.items())
-        return ["env", *settings, *debian.install_command(root.packages)]
-    return ["apk", "add", "--no-cache", *root.packages]
+def _root(request: Request, unfinished: Path, filled: _Filled) -> Root:
+    profile = request.profile
+    return Root(
+        name=request.name,
+        path=unfinished,
+        arch=profile.arch.name,
+        distro=filled.distro,
+        branch=filled.branch,
+        version=filled.version,
+        source=filled.source,
+        sha512=filled.sha512,
+        mirror=filled.mirror,
+        created=store.timestamp(),
+        id_map=namespaces.own_id_map(),
+        env=profile.env,
+        binds=profile.binds,
+        user=profile.user,
+        shell=profile.shell,
+        qemu_cpu=profile.qemu_cpu,
+        qemu_version=profile.qemu_version or _needed_qemu(profile.packages),
+        binfmt=profile.binfmt,
+        packages=profile.packages,
+        crossroot_version=__version__,
+    )
 
 
 def _bootstrap_debian(profile: Profile, rootfs: Path, handler: Handler) -> _Filled:
@@ -144,6 +146,60 @@ def _bootstrap_debian(profile: Profile, rootfs: Path, handler: Handler) -> _Fill
     return _Filled(profile.distro, profile.suite, made.version, made.mirror, "", made.mirror, packages=True)
 
 
+def _install_alpine(request: Request, unfinished: Path, cache: Path) -> _Filled:
+    """Fill the rootfs with signed packages alone: what a minirootfs consists of, and those of the profile."""
+    profile = request.profile
+    mirror = alpine.find_repositories(profile.arch, profile.branch, profile.mirrors)
+    source = f"packages of {shown(mirror)}/{profile.branch}"
+    files = {
+        "/etc/resolv.conf": session.resolver_configuration(),
+        "/etc/apk/repositories": _repositories(profile, mirror, profile.branch),
+        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | _keys(profile)).items()},
+    }
+
+    def prepare(_: Progress) -> None:
+        os.chroot(unfinished / "rootfs")
+        os.chdir("/")
+        os.umask(0o022)
+        for name, content in files.items():
+            _write(name, content)
+        for folder, mode in _MOUNT_POINTS.items():
+            os.mkdir(folder)
+            os.chmod(folder, mode)
+
+    def look(_: Progress) -> str:
+        os.chroot(unfinished / "rootfs")
+        os.chdir("/")
+        version = _word(guest.os_release().get("VERSION_ID", ""))
+        _write("/etc/apk/repositories", _repositories(profile, mirror, alpine.branch_of(version, profile.branch)))
+        return version
+
+    id_map = namespaces.own_id_map()
+    namespaces.call(prepare, id_map=id_map)
+    filled = _Filled("alpine", profile.branch, "", source, "", mirror, packages=True)
+    packages.initialise(_root(request, unfinished, filled), profile.packages, cache, request.qemu)
+    version: str = namespaces.call(look, id_map=id_map)
+    return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, profile.branch))
+
+
+def _repositories(profile: Profile, mirror: str, branch: str) -> bytes:
+    """Content of /etc/apk/repositories."""
+    return (alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in profile.repositories)).encode()
+
+
+def _keys(profile: Profile) -> dict[str, bytes]:
+    """The public keys of the profile, by their names."""
+    keys = {}
+    for path in map(Path, profile.keys):
+        try:
+            keys[path.name] = path.read_bytes()
+        except OSError as error:
+            raise CrossrootError(
+                f"cannot read the key {path}: {error.strerror}", hint="check keys in the profile"
+            ) from error
+    return keys
+
+
 def _unpack_archive(request: Request, rootfs: Path, cache: Path) -> _Filled:
     """Fill `rootfs` from an archive: the one that is asked for, or the newest of the profile's branch."""
     id_map = namespaces.own_id_map()
@@ -151,7 +207,7 @@ def _unpack_archive(request: Request, rootfs: Path, cache: Path) -> _Filled:
         ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
     archive = _fetch(request, cache)
     with archive.verified:
-        facts = _unpack(archive, rootfs, keep_owners=id_map is None or not id_map.single)
+        facts = _unpack(request.profile, archive, rootfs, keep_owners=id_map is None or not id_map.single)
     _check_arch(request.profile.arch, facts, archive.source)
     return _Filled(
         facts["distro"],
@@ -200,14 +256,15 @@ def _signature(release: alpine.Release) -> bytes:
         ) from error
 
 
-def _unpack(archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
+def _unpack(profile: Profile, archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
     """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
     from crossroot import unpack
 
     unpack.prepare()
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
-        files["/etc/apk/repositories"] = alpine.repositories(archive.mirror, archive.branch).encode()
+        files["/etc/apk/repositories"] = _repositories(profile, archive.mirror, archive.branch)
+        files |= {f"/etc/apk/keys/{name}": key for name, key in _keys(profile).items()}
 
     def work(progress: Progress) -> dict[str, Any]:
         os.chroot(rootfs)

@@ -45,6 +45,9 @@ class Profile:
     mirrors: tuple[str, ...] = (DEFAULT_MIRROR,)
     sha512: str = ""
     keyring: str = ""
+    source: str = "archive"
+    repositories: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     user: str = "root"
@@ -186,6 +189,23 @@ KEYS: dict[str, Key] = {
     ),
     "keyring": Key(
         str, "keyring to check the archive's signature with", 'keyring = "~/alpine.gpg"', _parse_optional_path
+    ),
+    "source": Key(
+        str,
+        "what the root is made from",
+        'source = "packages"',
+        _choice(("archive", "packages")),
+        ("alpine",),
+    ),
+    "repositories": Key(
+        list,
+        "repositories besides main and community",
+        'repositories = ["https://pkgs.example.org/alpine"]',
+        _pattern(r"(@\S+ )?((?i:https?)://[^\s/]\S*|/\S+)", "an http:// or https:// URL, or a path inside the root"),
+        ("alpine",),
+    ),
+    "keys": Key(
+        list, "public keys to trust for packages", 'keys = ["~/me@example.org-1.rsa.pub"]', _parse_path, ("alpine",)
     ),
     "packages": Key(
         list, "packages to install", 'packages = ["build-base", "git"]', _pattern(r"[^\s-]\S*", "a package name")

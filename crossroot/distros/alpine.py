@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import fetch
+from crossroot import apk, fetch
 from crossroot.arch import Arch
 from crossroot.errors import CrossrootError, UsageError
 
@@ -78,6 +78,29 @@ def find_minirootfs(arch: Arch, branch: str, mirrors: Sequence[str]) -> Release:
 def repositories(mirror: str, branch: str) -> str:
     """Content of /etc/apk/repositories for main and community of `branch`."""
     return "".join(f"{mirror.rstrip('/')}/{branch}/{name}\n" for name in ("main", "community"))
+
+
+def find_repositories(arch: Arch, branch: str, mirrors: Sequence[str]) -> str:
+    """The first of `mirrors` that has packages of `branch` for `arch`. Raises CrossrootError if there is none."""
+    errors = []
+    for mirror in (mirror.rstrip("/") for mirror in mirrors):
+        try:
+            fetch.read_small(f"{mirror}/{branch}/main/{arch.name}/APKINDEX.tar.gz", limit=apk.LARGEST_INDEX)
+        except CrossrootError as error:
+            errors.append(error)
+        else:
+            return mirror
+    missing = all(isinstance(error, fetch.NotFound) for error in errors)
+    raise CrossrootError(
+        f"no packages of Alpine {branch} for {arch.name}: " + "; ".join(error.message for error in errors),
+        hint=_missing_hint(arch, branch) if missing else errors[0].hint,
+    )
+
+
+def branch_of(version: str, otherwise: str) -> str:
+    """The branch of an Alpine of this version: v3.20 for 3.20.3. Those of edge have no such version: `otherwise`."""
+    found = re.fullmatch(r"([0-9]+\.[0-9]+)(\.[0-9]+)?", version)
+    return f"v{found[1]}" if found else otherwise
 
 
 def verify_signature(archive: fetch.Verified, signature: bytes, keyring: Path) -> None:

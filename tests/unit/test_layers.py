@@ -9,10 +9,11 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 LAYERS = {
     0: "errors linux osrelease",
     1: "arch deletion elf fetch guest namespaces paths pick ui unpack",
-    2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine emulator emulator_fetch "
-    "handlers mounts probe profiles store",
-    3: "bootstrap doctor enter session",
-    4: "__main__ cli cli.binfmt cli.complete cli.create cli.doctor cli.emulator cli.profile cli.roots cli.sessions",
+    2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native "
+    "distros.debian emulator emulator_fetch handlers mounts probe profiles store",
+    3: "bootstrap doctor enter packages session",
+    4: "__main__ cli cli.binfmt cli.complete cli.create cli.doctor cli.emulator cli.packages cli.profile cli.roots "
+    "cli.sessions",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 

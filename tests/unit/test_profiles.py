@@ -63,6 +63,9 @@ def test_a_profile_needs_only_an_arch_and_the_rest_has_defaults(folders: Folders
         variant="",
         sha512="",
         keyring="",
+        source="archive",
+        repositories=(),
+        keys=(),
         packages=(),
         hooks=(),
         user="root",
@@ -88,6 +91,9 @@ def test_every_key_is_read(folders: Folders, monkeypatch: pytest.MonkeyPatch) ->
         mirrors = ["http://127.0.0.1:8080/alpine/", "HTTPS://mirror.example.org"]
         sha512 = "{HASH.upper()}"
         keyring = "~/alpine.gpg"
+        source = "packages"
+        repositories = ["https://pkgs.example.org/alpine", "@mine /srv/packages"]
+        keys = ["~/me.rsa.pub"]
         packages = ["gcc", "make>4", "!bash"]
         hooks = ["adduser -D builder", "echo 'a: b' > /etc/x"]
         user = "builder:users"
@@ -108,6 +114,9 @@ def test_every_key_is_read(folders: Folders, monkeypatch: pytest.MonkeyPatch) ->
         mirrors=("http://127.0.0.1:8080/alpine/", "HTTPS://mirror.example.org"),
         sha512=HASH,
         keyring="/home/me/alpine.gpg",
+        source="packages",
+        repositories=("https://pkgs.example.org/alpine", "@mine /srv/packages"),
+        keys=("/home/me/me.rsa.pub",),
         packages=("gcc", "make>4", "!bash"),
         hooks=("adduser -D builder", "echo 'a: b' > /etc/x"),
         user="builder:users",
@@ -153,7 +162,7 @@ def test_the_keys_of_debian_are_read_and_have_defaults(folders: Folders) -> None
 @pytest.mark.parametrize(
     ("distro", "entry", "owners", "cure"),
     [
-        ("alpine", 'suite = "sid"', "debian and ubuntu", "branch, sha512"),
+        ("alpine", 'suite = "sid"', "debian and ubuntu", "branch, sha512, source, repositories, keys"),
         ("debian", 'branch = "edge"', "alpine", "suite, components, variant"),
         ("ubuntu", f'sha512 = "{HASH}"', "alpine", "suite, components, variant"),
     ],
