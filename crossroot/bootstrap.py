@@ -14,6 +14,7 @@ from crossroot import __version__, apk, enter, guest, handlers, namespaces, pack
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.distros import alpine, debian
+from crossroot.emulator import Wanted
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError
 from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
 from crossroot.handlers import Handler
@@ -43,7 +44,7 @@ class Request:
     archive: str | None = None
     digest: Digest | None = None
     replace: bool = False
-    qemu: Path | None = None
+    qemu: Wanted = handlers.ANY
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
         # Before the download, so that a missing emulator costs nobody the wait.
-        handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version)
+        mirrors = profile.mirrors if profile.distro == "alpine" else ()
+        handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
         if request.archive is None and profile.distro in debian.DISTROS:
             filled = _bootstrap_debian(profile, unfinished / "rootfs", handler)
         elif request.archive is None and profile.source == "packages":
@@ -322,7 +324,7 @@ def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
     raise CrossrootError(f"{source} is a rootfs for {held}, not for {arch.name}", hint=f"crossroot create {held} …")
 
 
-def _run_inside(root: Root, qemu: Path | None, command: Sequence[str], what: str) -> None:
+def _run_inside(root: Root, qemu: Wanted, command: Sequence[str], what: str) -> None:
     """Run a command as root of the unfinished root; its output goes to stderr, it has no input.
 
     Signals to crossroot go to the command, as in any session; the exit status tells of one that ended it.

@@ -50,6 +50,16 @@ class Emulator:
     path: Path
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which emulator a caller insists on. source: path or URL of one, "" for any. sha256: what a URL must give.
+    version: see `satisfies`; it does not hold for a `source`."""
+
+    source: str = ""
+    sha256: str = ""
+    version: str = ""
+
+
 def find(arch: Arch, explicit: Path | None = None, version: str = "", *, cache: Path | None = None) -> Path:
     """The static qemu-user for `arch`: `explicit` if given, else one that was fetched, else the host's own.
 

@@ -6,14 +6,17 @@ session's own user namespace, and, as root on kernels without those, a host-wide
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import binfmt, emulator, probe, ui
+from crossroot import binfmt, emulator, paths, probe, ui
 from crossroot.arch import Arch
+from crossroot.emulator import Wanted
 from crossroot.errors import CrossrootError
 
 POLICIES = ("auto", "host", "private")
+ANY = Wanted()
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,24 @@ class Handler:
     interpreter: Path | None = None
 
 
-def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None, version: str = "") -> Handler:
+def choose(
+    arch: Arch, policy: str = "auto", qemu: Wanted = ANY, version: str = "", mirrors: Sequence[str] = ()
+) -> Handler:
     """Decide what runs programs of `arch` in a session; tried, not guessed.
 
     policy: "host" or "private" forces that scope. qemu: an emulator to use instead of what the host registered.
-    version: which emulators will do, see `emulator.satisfies`; it does not hold for `qemu`.
-    Registers on the host, and says so, only as root and where the kernel has no private handlers. Raises
-    CrossrootError if nothing can run them.
+    version: which emulators will do if `qemu` does not say, see `emulator.satisfies`. mirrors: Alpine's, to fetch
+    an emulator from when the host has none. Registers on the host, and says so, only as root and where the kernel
+    has no private handlers. Raises CrossrootError if nothing can run them.
     """
+    version = qemu.version or version
     if emulator.runs_on_host(arch):
-        if qemu is not None or policy == "private":
+        if qemu.source or policy == "private":
             raise CrossrootError(
                 f"{arch.name} is this host's own arch and is never emulated", hint="omit --qemu and --binfmt"
             )
         return Handler("native")
-    if policy != "private" and qemu is None:
+    if policy != "private" and not qemu.source:
         verdict = probe.run(arch)
         too_old = verdict.kind == "emulated" and bool(version) and not _host_has(arch, version)
         if too_old and (policy == "host" or not binfmt.private_possible()):
@@ -59,9 +65,9 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None, version: 
                 hint=f"use --binfmt private, or: {_register_command(arch)}",
             )
     if policy != "host" and binfmt.private_possible():
-        return Handler("private", emulator.find(arch, qemu, version))
+        return Handler("private", _emulator(arch, qemu, version, mirrors))
     if os.geteuid() == 0:
-        _register(arch, emulator.find(arch, qemu, version))
+        _register(arch, _emulator(arch, qemu, version, mirrors))
         return Handler("host")
     if policy == "host":
         raise CrossrootError(
@@ -72,6 +78,20 @@ def choose(arch: Arch, policy: str = "auto", qemu: Path | None = None, version: 
         f"no handler runs {arch.name} on this host, and its kernel ({os.uname().release}) has no private ones",
         hint=f"use Linux 6.7 or later, or: {_register_command(arch)}",
     )
+
+
+def _emulator(arch: Arch, qemu: Wanted, version: str, mirrors: Sequence[str]) -> Path:
+    """The emulator to register: the one that is insisted on, the host's or a fetched one, or one fetched now."""
+    if "://" not in qemu.source:
+        try:
+            return emulator.find(arch, Path(qemu.source) if qemu.source else None, version)
+        except CrossrootError:
+            if qemu.source:
+                raise
+    from crossroot import emulator_fetch  # its libraries are slow to import
+
+    source = qemu.source or None
+    return emulator_fetch.ensure(arch, source, version, sha256=qemu.sha256, cache=paths.cache(), mirrors=mirrors)
 
 
 def _host_has(arch: Arch, version: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from crossroot import arch as arches
 from crossroot import handlers, mounts, namespaces
 from crossroot.arch import Arch
+from crossroot.emulator import Wanted
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.handlers import Handler
 from crossroot.mounts import Bind, Content, Step
@@ -48,7 +49,7 @@ class Options:
     network: bool = True
     cwd: bool = True
     binfmt: str = ""
-    qemu: Path | None = None
+    qemu: Wanted = handlers.ANY
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,13 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
     binds = [parse_bind(text) for text in (*root.binds, *options.binds)]
     env = dict(parse_env(text) for text in options.env)
     arch = arches.find(root.arch)
-    handler = handlers.choose(arch, options.binfmt or root.binfmt, options.qemu, root.qemu_version)
+    handler = handlers.choose(
+        arch,
+        options.binfmt or root.binfmt,
+        options.qemu,
+        root.qemu_version,
+        mirrors=[root.mirror] if root.mirror and root.distro == "alpine" else [],
+    )
     folder = bound_cwd() if options.cwd else ""
     steps = mounts.standard()
     steps += [Bind(folder, folder)] if folder else []

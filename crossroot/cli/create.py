@@ -2,14 +2,13 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crossroot import paths, profiles, store, ui
 from crossroot.cli import complete
-from crossroot.cli.sessions import check_policy
+from crossroot.cli.sessions import Binfmt, Qemu, QemuSha256, QemuVersion, check_policy, wanted_emulator
 from crossroot.errors import UsageError
 
 
@@ -38,8 +37,10 @@ def create(
     ] = None,
     sha256: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
     sha512: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
-    binfmt: Annotated[str, typer.Option(metavar="auto|host|private", help="Which handlers may be used.")] = "",
-    qemu: Annotated[Path | None, typer.Option(metavar="PATH", help="The static qemu-user to use.")] = None,
+    binfmt: Binfmt = "",
+    qemu: Qemu = "",
+    qemu_sha256: QemuSha256 = "",
+    qemu_version: QemuVersion = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a root of that name.")] = False,
 ) -> None:
     """Bootstrap a root: download, verify, unpack, configure.
@@ -73,7 +74,7 @@ def create(
         archive=archive,
         digest=hashes[0] if hashes else None,
         replace=force,
-        qemu=qemu,
+        qemu=wanted_emulator(qemu, qemu_sha256, qemu_version),
     )
     for sentence in store.recover(paths.store()):
         ui.note(sentence)

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crossroot import enter, handlers, paths, session, store
 from crossroot.cli import complete, roots
+from crossroot.emulator import Wanted
 from crossroot.errors import UsageError
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
@@ -21,7 +21,9 @@ Workdir = Annotated[str, typer.Option("--workdir", metavar="D", help="Folder ins
 NoNetwork = Annotated[bool, typer.Option("--no-network", help="Nothing but a loopback interface.")]
 NoCwd = Annotated[bool, typer.Option("--no-cwd", help="Do not show the current folder inside.")]
 Binfmt = Annotated[str, typer.Option("--binfmt", metavar="auto|host|private", help="Which handlers may be used.")]
-Qemu = Annotated[Path | None, typer.Option("--qemu", metavar="PATH", help="The static qemu-user to use.")]
+Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH|URL", help="The static qemu-user to use.")]
+QemuSha256 = Annotated[str, typer.Option("--qemu-sha256", metavar="H", help="What a --qemu URL must give.")]
+QemuVersion = Annotated[str, typer.Option("--qemu-version", metavar="V", help="Which qemu will do: 10, 8.2, '>=8'.")]
 
 
 def run(
@@ -34,7 +36,9 @@ def run(
     no_network: NoNetwork = False,
     no_cwd: NoCwd = False,
     binfmt: Binfmt = "",
-    qemu: Qemu = None,
+    qemu: Qemu = "",
+    qemu_sha256: QemuSha256 = "",
+    qemu_version: QemuVersion = "",
 ) -> int:
     """Run a command in a root and exit with its status.
 
@@ -45,7 +49,8 @@ def run(
       crossroot run riscv64 -- make check
       crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
     """
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
+    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted)
     return _enter(roots.meant(name), options, command)
 
 
@@ -58,7 +63,9 @@ def shell(
     no_network: NoNetwork = False,
     no_cwd: NoCwd = False,
     binfmt: Binfmt = "",
-    qemu: Qemu = None,
+    qemu: Qemu = "",
+    qemu_sha256: QemuSha256 = "",
+    qemu_version: QemuVersion = "",
 ) -> int:
     """Open a login shell in a root.
 
@@ -69,7 +76,8 @@ def shell(
       crossroot shell riscv64
       echo 'uname -m' | crossroot shell riscv64 --user nobody
     """
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, qemu)
+    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted)
     return _enter(roots.meant(name), options, ())
 
 
@@ -81,7 +89,7 @@ def _options(
     no_network: bool,
     no_cwd: bool,
     binfmt: str,
-    qemu: Path | None,
+    qemu: Wanted,
 ) -> session.Options:
     return session.Options(
         binds=tuple(bind or ()),
@@ -93,6 +101,15 @@ def _options(
         binfmt=check_policy(binfmt),
         qemu=qemu,
     )
+
+
+def wanted_emulator(source: str, sha256: str, version: str) -> Wanted:
+    """The emulator that --qemu, --qemu-sha256 and --qemu-version ask for. Raises UsageError."""
+    if source and version:
+        raise UsageError("both --qemu and --qemu-version are given", hint="give one of them")
+    if "://" in source and not sha256:
+        raise UsageError(f"nothing says what {source} must give", hint="add --qemu-sha256 H")
+    return Wanted(source, sha256, version)
 
 
 def check_policy(policy: str) -> str:
