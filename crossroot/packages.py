@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import enter, fetch, namespaces, session, store, tree, ui
+from crossroot import enter, fetch, handlers, namespaces, session, store, tree, ui
 from crossroot.arch import find as find_arch
 from crossroot.distros import alpine, apk_native, debian
+from crossroot.emulator import Wanted
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError, UsageError
 from crossroot.namespaces import Reporter
 from crossroot.store import Root
@@ -127,7 +128,7 @@ _APT_CAUSES = (
 )
 
 
-def install(name: str, packages: Sequence[str], store_folder: Path, cache: Path, qemu: Path | None = None) -> Root:
+def install(name: str, packages: Sequence[str], store_folder: Path, cache: Path, qemu: Wanted = handlers.ANY) -> Root:
     """Install packages in a root that no session uses. Raises CrossrootError, and the root is as before then."""
     for package in packages:
         if not re.fullmatch(r"[^\s-]\S*", package):
@@ -139,7 +140,7 @@ def install(name: str, packages: Sequence[str], store_folder: Path, cache: Path,
     return store.open_root(name, store_folder)
 
 
-def upgrade(name: str, store_folder: Path, cache: Path, qemu: Path | None = None) -> Root:
+def upgrade(name: str, store_folder: Path, cache: Path, qemu: Wanted = handlers.ANY) -> Root:
     """Bring all packages of a root up to date; else as `install`."""
     with _changing(name, store_folder) as root:
         if _is_debian(root):
@@ -150,7 +151,7 @@ def upgrade(name: str, store_folder: Path, cache: Path, qemu: Path | None = None
     return store.open_root(name, store_folder)
 
 
-def add(root: Root, packages: Sequence[str], cache: Path, qemu: Path | None = None) -> None:
+def add(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = handlers.ANY) -> None:
     """Install packages in an unfinished root. Raises CrossrootError; it may be half done then."""
     what = f"installing {' '.join(packages)}"
     if _is_debian(root):
@@ -159,7 +160,7 @@ def add(root: Root, packages: Sequence[str], cache: Path, qemu: Path | None = No
         _run_apk(root, cache, qemu, ["add", *packages], what, _native_apk(root, cache))
 
 
-def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Path | None = None) -> None:
+def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = handlers.ANY) -> None:
     """Install what a minirootfs consists of, and `packages`, in an unfinished root without a program.
 
     It has its repositories and keys in /etc/apk. Raises CrossrootError, also if there is no native apk.
@@ -199,7 +200,7 @@ def _is_debian(root: Root) -> bool:
 def _run_apk(
     root: Root,
     cache: Path,
-    qemu: Path | None,
+    qemu: Wanted,
     arguments: Sequence[str],
     what: str,
     tool: apk_native.NativeApk | None,
@@ -240,7 +241,7 @@ def _find_native_apk(root: Root, cache: Path) -> apk_native.NativeApk:
 # apt
 
 
-def _run_apt(root: Root, qemu: Path | None, command: Sequence[str], what: str) -> None:
+def _run_apt(root: Root, qemu: Wanted, command: Sequence[str], what: str) -> None:
     status, output = _run(root, qemu, command, [], debian.INSTALL_ENVIRONMENT, what)
     if status != 0:
         raise _explained(what, status, output, _APT_CAUSES)
@@ -250,7 +251,7 @@ def _run_apt(root: Root, qemu: Path | None, command: Sequence[str], what: str) -
 
 
 def _run(
-    root: Root, qemu: Path | None, command: Sequence[str], binds: Sequence[str], env: dict[str, str], what: str
+    root: Root, qemu: Wanted, command: Sequence[str], binds: Sequence[str], env: dict[str, str], what: str
 ) -> tuple[int, str]:
     """Run a command as the root's root, without input, its output copied to stderr; its status and last output."""
     settings = tuple(f"{name}={value}" for name, value in env.items())

@@ -6,13 +6,15 @@ import typer
 
 from crossroot import paths, store, ui
 from crossroot.cli import roots
-from crossroot.cli.sessions import Name, Qemu
+from crossroot.cli.sessions import Name, Qemu, QemuSha256, QemuVersion, wanted_emulator
 
 
 def install(
     name: Name,
     packages: Annotated[list[str], typer.Argument(metavar="PACKAGE...", help="Names of packages.")],
-    qemu: Qemu = None,
+    qemu: Qemu = "",
+    qemu_sha256: QemuSha256 = "",
+    qemu_version: QemuVersion = "",
 ) -> None:
     """Install packages in a root that no session uses.
 
@@ -26,12 +28,13 @@ def install(
     """
     from crossroot import packages as packages_module
 
+    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
     meant = _recovered(name)
-    packages_module.install(meant, packages, paths.store(), paths.cache(), qemu)
+    packages_module.install(meant, packages, paths.store(), paths.cache(), wanted)
     ui.note(f"installed {' '.join(packages)} in {meant}")
 
 
-def upgrade(name: Name, qemu: Qemu = None) -> None:
+def upgrade(name: Name, qemu: Qemu = "", qemu_sha256: QemuSha256 = "", qemu_version: QemuVersion = "") -> None:
     """Bring all packages of a root up to date.
 
     The root stays on its branch or suite. Whatever goes wrong, it stays as it was.
@@ -42,8 +45,9 @@ def upgrade(name: Name, qemu: Qemu = None) -> None:
     """
     from crossroot import packages as packages_module
 
+    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
     meant = _recovered(name)
-    packages_module.upgrade(meant, paths.store(), paths.cache(), qemu)
+    packages_module.upgrade(meant, paths.store(), paths.cache(), wanted)
     ui.note(f"upgraded {meant}")
 
 
