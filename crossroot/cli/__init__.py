@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossroot import __version__, ui
-from crossroot.cli import binfmt, create, doctor, emulator, packages, profile, roots, sessions
+from crossroot.cli import binfmt, ci, create, doctor, emulator, export, packages, profile, roots, sessions
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -33,6 +33,8 @@ app.command("shell")(sessions.shell)
 app.command("run")(sessions.run)
 app.command("install")(packages.install)
 app.command("upgrade")(packages.upgrade)
+app.command("ci")(ci.ci)
+app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("list")(roots.list_)
 app.command("info")(roots.info)
