@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crossroot import arch as arches
-from crossroot import binfmt, binfmt_conf, binfmt_status, elf, emulator, probe
+from crossroot import binfmt, binfmt_conf, binfmt_status, elf, emulator, emulator_fetch, paths, probe
 from crossroot.arch import Arch
 from crossroot.binfmt import Entry, as_root
 from crossroot.errors import CrossrootError
@@ -26,10 +26,10 @@ def register(
 ) -> list[str]:
     """Make the kernel run programs of `arch` through qemu-user, in every root of this host; say what was done.
 
-    qemu: the emulator, instead of the one that is found. setuid: let setuid programs of the arch have their
-    effect, for every local user. persist: after a restart, too. replace: also where a working handler or another
-    configuration file is in the way. Nothing is registered where the CPU runs the arch, or a handler with the
-    wanted flags does. Raises CrossrootError if it can't be done; the table then is as it was before.
+    qemu: the emulator, instead of the one that is found, or else fetched. setuid: let setuid programs of the arch
+    have their effect, for every local user. persist: after a restart, too. replace: also where a working handler or
+    another configuration file is in the way. Nothing is registered where the CPU runs the arch, or a handler with
+    the wanted flags does. Raises CrossrootError if it can't be done; the table then is as it was before.
     """
     _need_root()
     flags = binfmt.HOST_FLAGS + ("C" if setuid else "")
@@ -47,7 +47,10 @@ def register(
     if standing and (not persist or _comes_with_start(standing)):
         return [f"{arch.name} runs already, through the entry {standing.name}: nothing to do"]
     own_stands = standing is not None and standing.name == binfmt.own_name(arch)
-    interpreter = Path(standing.interpreter) if standing and own_stands else emulator.find(arch, qemu)
+    if standing and own_stands:
+        interpreter = Path(standing.interpreter)
+    else:
+        interpreter = emulator_fetch.ensure(arch, qemu, cache=paths.cache())
     if not persist:
         return _install(arch, interpreter, flags)
     with binfmt_conf.written(arch, interpreter, flags) as file:
@@ -58,7 +61,7 @@ def register(
 def _install(arch: Arch, interpreter: Path, flags: str) -> list[str]:
     install(arch, interpreter, flags)
     done = [f"registered {interpreter} for {arch.name}{_where()}"]
-    if "C" in flags:
+    if "C" in flags and binfmt.in_initial_user_namespace():
         done.append(f"any user of this host can now gain rights with a setuid program for {arch.name}")
     return done
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from crossroot import arch as arches
-from crossroot import binfmt_register, binfmt_status, emulator, probe, ui
+from crossroot import binfmt_register, binfmt_status, emulator, emulator_fetch, paths, probe, ui
 from crossroot.arch import Arch
 from crossroot.binfmt_status import Status
 from crossroot.errors import EXIT_FAILED, CrossrootError, UsageError
@@ -61,7 +61,7 @@ def status(
 @app.command()
 def register(
     names: Names = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of Alpine's that have an emulator here.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of Alpine's that an emulator can be had for.")] = False,
     persist: Annotated[bool, typer.Option("--persist", help="After a restart, too: /etc/binfmt.d.")] = False,
     setuid: Annotated[bool, typer.Option("--setuid", help="Let setuid programs work, for all users (flag C).")] = False,
     qemu: Annotated[Path | None, typer.Option(metavar="PATH", help="The static qemu-user to use.")] = None,
@@ -127,16 +127,16 @@ def _wanted(names: list[str] | None, everything: bool) -> list[Arch]:
 
 
 def _registrable() -> list[Arch]:
-    """Alpine's arches that the CPU does not run and an emulator is there for; says which are left out.
+    """Alpine's arches that the CPU does not run and an emulator is there or can be fetched for.
 
-    Raises CrossrootError if there is none.
+    Says which are left out. Raises CrossrootError if none remains.
     """
     found = []
     for arch in arches.ALPINE:
         if probe.run(arch).kind == "native":
             continue
         try:
-            emulator.find(arch)
+            emulator_fetch.ensure(arch, cache=paths.cache())
             found.append(arch)
         except CrossrootError as error:
             ui.note(f"left out {arch.name}: {error.message}")

@@ -257,6 +257,8 @@ def test_the_table_on_paper(private: Space) -> None:
 
 def test_a_user_who_cannot_see_the_table_is_told_what_runs(host_table: Space, user: Identity) -> None:
     host_table.must("binfmt", "register", "ppc64le")
+    # Root sees it also where binfmt_misc is not mounted.
+    assert binfmt_status.look(arches.find("ppc64le")).entry == "crossroot-ppc64le"
     command: list[str | Path] = [user.python, "-m", "crossroot", "binfmt", "status", "ppc64le", "--json"]
     found = json.loads(user.run(command, check=True).stdout)[0]
     assert (found["verdict"], found["entry"], found["interpreter"]) == ("emulated", "", QEMU["ppc64le"])
@@ -372,7 +374,7 @@ def test_the_rest_of_a_killed_register_is_cleaned_up(private: Space) -> None:
 def test_one_failure_of_several_is_told_and_the_others_are_done(private: Space) -> None:
     done = private.crossroot("binfmt", "register", "riscv64", "hppa", "s390x", "--setuid", "--qemu", "/bin/true")
     assert done.returncode == 2, "one emulator for three arches"
-    private.sh("mount -t tmpfs tmpfs /usr/libexec; mount --bind /bin/true /usr/bin/qemu-s390x-static")
+    private.sh(f"mount --bind {QEMU['m68k']} {QEMU['s390x']}")
     done = private.crossroot("binfmt", "register", "riscv64", "s390x", "m68k")
     assert done.returncode == 1
     assert "s390x" in done.stderr
@@ -478,6 +480,16 @@ def test_binfmt_misc_is_mounted_if_needed_and_stays(tmp_path: Path) -> None:
         bare.must("binfmt", "register", "m68k")
         assert bare.status("m68k")["verdict"] == "emulated"
         assert "crossroot-m68k" in bare.names()
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_an_emulator_that_is_missing_is_fetched(host_table: Space) -> None:
+    host_table.hide_emulators()
+    host_table.must("binfmt", "register", "m68k")
+    found = host_table.status("m68k")
+    assert found["verdict"] == "emulated"
+    assert found["interpreter"].startswith(f"{host_table.folder}/cache/emulators/m68k/")
 
 
 # --- persist ----------------------------------------------------------------------------------------------

@@ -85,16 +85,8 @@ def test_without_arches_alpines_are_looked_at(host_space: Space, mirror: Mirror)
     assert f"arch-{platform.machine()}" not in bad(found)
 
 
-def hide_emulators(where: Space) -> None:
-    """Let /usr/bin have no qemu; /run is a tmpfs of the namespace's own."""
-    where.sh(
-        "mkdir /run/up /run/work; mount -t overlay -o lowerdir=/usr/bin,upperdir=/run/up,workdir=/run/work o /usr/bin;"
-        "rm /usr/bin/qemu-*"
-    )
-
-
 def test_a_missing_emulator_is_a_warning_as_it_can_be_fetched(host_space: Space, mirror: Mirror) -> None:
-    hide_emulators(host_space)
+    host_space.hide_emulators()
     finding = findings(host_space, mirror, "riscv64")["arch-riscv64"]
     assert finding["level"] == "warning"
     assert "will fetch one" in finding["what"]
@@ -103,7 +95,7 @@ def test_a_missing_emulator_is_a_warning_as_it_can_be_fetched(host_space: Space,
 
 
 def test_a_missing_emulator_is_a_problem_where_nothing_can_be_fetched(host_space: Space, mirror: Mirror) -> None:
-    hide_emulators(host_space)
+    host_space.hide_emulators()
     host_space.sh("rm /usr/bin/apt-get")  # so that Debian's archive is no source
     unreachable = Mirror(f"{mirror.url}/nothing", "", is_alpine=True, arches=())
     found = findings(host_space, unreachable, "riscv64", status=1)
