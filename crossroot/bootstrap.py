@@ -78,6 +78,7 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
+        created = store.timestamp()  # before anything is written: `export` tells by it what came from the archive
         # Before the download, so that a missing emulator costs nobody the wait.
         mirrors = profile.mirrors if profile.distro == "alpine" else ()
         handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
@@ -87,7 +88,7 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
             filled = _install_alpine(request, unfinished, cache)
         else:
             filled = _unpack_archive(request, unfinished / "rootfs", cache)
-        root = _root(request, unfinished, filled)
+        root = _root(request, unfinished, filled, created)
         if profile.packages and not filled.packages:
             packages.add(root, profile.packages, cache, request.qemu)
         for hook in profile.hooks:
@@ -102,7 +103,7 @@ def _needed_qemu(packages: Sequence[str]) -> str:
     return next((_NEEDED_QEMU[name] for name in packages if name in _NEEDED_QEMU), "")
 
 
-def _root(request: Request, unfinished: Path, filled: _Filled) -> Root:
+def _root(request: Request, unfinished: Path, filled: _Filled, created: str) -> Root:
     profile = request.profile
     return Root(
         name=request.name,
@@ -114,7 +115,7 @@ def _root(request: Request, unfinished: Path, filled: _Filled) -> Root:
         source=filled.source,
         sha512=filled.sha512,
         mirror=filled.mirror,
-        created=store.timestamp(),
+        created=created,
         id_map=namespaces.own_id_map(),
         env=profile.env,
         binds=profile.binds,
@@ -179,7 +180,7 @@ def _install_alpine(request: Request, unfinished: Path, cache: Path) -> _Filled:
     id_map = namespaces.own_id_map()
     namespaces.call(prepare, id_map=id_map)
     filled = _Filled("alpine", profile.branch, "", source, "", mirror, packages=True)
-    packages.initialise(_root(request, unfinished, filled), profile.packages, cache, request.qemu)
+    packages.initialise(_root(request, unfinished, filled, store.timestamp()), profile.packages, cache, request.qemu)
     version: str = namespaces.call(look, id_map=id_map)
     return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, profile.branch))
 

@@ -16,7 +16,7 @@ from crossroot.mounts import Bind, Content, Step
 from crossroot.namespaces import IdMap
 from crossroot.store import Root
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 # The current folder is not bound when it is one of these, or lies below one of the second row: the root has its own.
@@ -129,7 +129,7 @@ def _id_map(root: Root, handler: Handler) -> IdMap | None:
 
 def environment(root: Root, handler: Handler) -> dict[str, str]:
     """A session's clean environment, before --env: of the caller's only TERM and the proxies."""
-    env = {"TERM": os.environ.get("TERM", "dumb"), "LANG": "C.UTF-8", "PATH": _PATH}
+    env = {"TERM": os.environ.get("TERM", "dumb"), "LANG": "C.UTF-8", "PATH": PATH}
     for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
         if name in os.environ:
             env[name] = os.environ[name]

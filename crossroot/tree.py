@@ -65,7 +65,10 @@ class Entry:
 
     def target(self) -> bytes:
         """Where a symbolic link points to."""
-        return os.readlink(self.name, dir_fd=self.folder)
+        try:
+            return os.readlink(self.name, dir_fd=self.folder)
+        except OSError as error:
+            raise unreadable(error, self.path) from error
 
 
 @dataclass
@@ -137,20 +140,21 @@ def _parent(folder: int, identity: tuple[int, int]) -> int:
     return parent
 
 
-def xattrs(descriptor: int) -> dict[bytes, bytes]:
+def xattrs(descriptor: int, path: bytes) -> dict[bytes, bytes]:
     """The extended attributes that mean the same on every machine, sorted by name: user.* and security.capability.
+
+    descriptor: of an entry with this path, by `Entry.open`. Raises CrossrootError if they are unreadable.
 
     In a user namespace the kernel gives capabilities as seen inside of it (capabilities(7), namespaced file
     capabilities), so they are the same whoever owns the root.
     """
     try:
-        names = sorted(os.listxattr(descriptor))
+        names = [name for name in os.listxattr(descriptor) if name.startswith("user.") or name == "security.capability"]
+        return {os.fsencode(name): os.getxattr(descriptor, name) for name in sorted(names)}
     except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
+        if error.errno == errno.EOPNOTSUPP:  # the file system has none
             return {}
-        raise
-    kept = [name for name in names if name.startswith("user.") or name == "security.capability"]
-    return {os.fsencode(name): os.getxattr(descriptor, name) for name in kept}
+        raise unreadable(error, path) from error
 
 
 # Digest
@@ -185,7 +189,7 @@ def _record(entry: Entry) -> list[bytes]:
         try:
             if kind == stat.S_IFREG:
                 fields += [b"%d" % status.st_size, _sha256(descriptor, entry)]
-            for name, value in xattrs(descriptor).items():
+            for name, value in xattrs(descriptor, entry.path).items():
                 fields.append(name + b"=" + value.hex().encode())
         finally:
             os.close(descriptor)
@@ -298,7 +302,7 @@ class _Copy:
             self.here = _instead(self.here, os.open(entry.name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.here))
         source = entry.open()
         try:
-            self._folders.append(_Open(entry.path, above, entry.status, xattrs(source)))
+            self._folders.append(_Open(entry.path, above, entry.status, xattrs(source, entry.path)))
         finally:
             os.close(source)
 
@@ -309,7 +313,7 @@ class _Copy:
             file = os.open(entry.name, flags, 0o600, dir_fd=self.here)
             try:
                 _copy_content(source, file, entry)
-                _set_attributes(file, entry.status, xattrs(source))
+                _set_attributes(file, entry.status, xattrs(source, entry.path))
             finally:
                 os.close(file)
         finally:

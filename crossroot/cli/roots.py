@@ -43,17 +43,19 @@ def list_(as_json: Json = False) -> None:
 def info(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)],
     as_json: Json = False,
+    digest: Annotated[bool, typer.Option("--digest", help="Read all files, and tell their digest.")] = False,
 ) -> None:
     """Tell all about a root and its sessions.
 
     \b
-    Example:
+    Examples:
       crossroot info riscv64 --json
+      crossroot info riscv64 --json --digest | jq -r .digest
     """
     _recover()
     root = store.open_root(meant(name), paths.store())
     sessions = [dataclasses.asdict(record) for record in store.running_sessions(root)]
-    facts = {**_facts(root), "sessions": sessions}
+    facts = {**_facts(root), "sessions": sessions, **(_digest(root.name) if digest else {})}
     if as_json:
         print(json.dumps(facts, indent=2, default=os.fspath))
         return
@@ -91,6 +93,14 @@ def meant(name: str) -> str:
 def _recover() -> None:
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
+
+
+def _digest(name: str) -> dict[str, str]:
+    from crossroot import export
+
+    folder = paths.store()
+    with store.lock_root(name, folder, exclusive=False, wait=False):
+        return {"digest": export.digest(store.open_root(name, folder))}
 
 
 def _facts(root: Root) -> dict[str, Any]:
