@@ -597,7 +597,7 @@ def test_kills_at_any_moment_leave_nothing(shared_root: Crossroot) -> None:
 def test_a_caller_that_ignores_sigchld_is_no_obstacle(shared_root: Crossroot) -> None:
     code = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     command = [
-        shared_root.identity.python,
+        str(shared_root.identity.python),
         "-c",
         code,
         *shared_root.command("run", "riscv64", "--", "sh", "-c", "exit 7"),
