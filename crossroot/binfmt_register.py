@@ -39,6 +39,12 @@ def register(
         raise CrossrootError("binfmt_misc is disabled as a whole, so no handler would be used", hint=cure)
     if persist and not binfmt.in_initial_user_namespace():
         raise CrossrootError("handlers of a user namespace end with it, so they can't persist", hint="omit --persist")
+    # Also while probing: the trial of another process would be what is probed.
+    with binfmt.locked_table():
+        return _register(arch, qemu, flags, persist=persist, replace=replace)
+
+
+def _register(arch: Arch, qemu: Path | None, flags: str, *, persist: bool, replace: bool) -> list[str]:
     if probe.run(arch).kind == "native":
         return [f"{arch.name} runs on this host's own CPU: nothing to do"]
     if persist and not replace:
@@ -46,15 +52,12 @@ def register(
     standing = None if replace else _satisfying(arch, flags, qemu)
     if standing and (not persist or _comes_with_start(standing)):
         return [f"{arch.name} runs already, through the entry {standing.name}: nothing to do"]
-    own_stands = standing is not None and standing.name == binfmt.own_name(arch)
-    if standing and own_stands:
-        interpreter = Path(standing.interpreter)
-    else:
-        interpreter = emulator_fetch.ensure(arch, qemu, cache=paths.cache())
+    own = standing if standing and standing.name == binfmt.own_name(arch) else None
+    interpreter = Path(own.interpreter) if own else emulator_fetch.ensure(arch, qemu, cache=paths.cache())
     if not persist:
         return _install(arch, interpreter, flags)
     with binfmt_conf.written(arch, interpreter, flags) as file:
-        done = [] if own_stands else _install(arch, interpreter, flags)
+        done = [] if own else _install(arch, interpreter, flags)
         return [*done, *_apply(arch, interpreter, flags, file)]
 
 
@@ -103,7 +106,8 @@ def _comes_with_start(entry: Entry) -> bool:
 
 
 def install(arch: Arch, interpreter: Path, flags: str) -> None:
-    """Register `interpreter` for `arch` as crossroot's own entry, once it is proven to work.
+    """Register `interpreter` for `arch` as crossroot's own entry, once it is proven to work; call it with the table
+    mounted and locked.
 
     Raises CrossrootError if the rule would be dangerous, is refused or does not work; then, as for whatever else
     ends it, the table is as it was before.
@@ -111,14 +115,13 @@ def install(arch: Arch, interpreter: Path, flags: str) -> None:
     _check_harmless(arch, interpreter)
     name = binfmt.own_name(arch)
     trial = name + _TRIAL_SUFFIX
-    with binfmt.locked_table():
-        _remove_if_there(trial)  # of a process that was killed
-        with _removed_afterwards(trial):
-            binfmt.add(binfmt.rule(arch, str(interpreter), flags, trial))
-            _prove(arch, interpreter)
-            with _undisturbed():
-                _remove_if_there(name)
-                binfmt.add(binfmt.rule(arch, str(interpreter), flags))
+    _remove_if_there(trial)  # of a process that was killed
+    with _removed_afterwards(trial):
+        binfmt.add(binfmt.rule(arch, str(interpreter), flags, trial))
+        _prove(arch, interpreter)
+        with _undisturbed():
+            _remove_if_there(name)
+            binfmt.add(binfmt.rule(arch, str(interpreter), flags))
 
 
 def _check_harmless(arch: Arch, interpreter: Path) -> None:

@@ -109,7 +109,8 @@ def _register(arch: Arch, interpreter: Path) -> None:
     from crossroot import binfmt_register  # hardly any session needs it
 
     binfmt.mount_table()
-    binfmt_register.install(arch, interpreter, binfmt.HOST_FLAGS)
+    with binfmt.locked_table():
+        binfmt_register.install(arch, interpreter, binfmt.HOST_FLAGS)
     ui.note(
         f"registered {interpreter} for {arch.name} on this host; undo with: crossroot binfmt unregister {arch.name}"
     )

@@ -284,6 +284,16 @@ def test_in_a_user_namespace_it_says_that_it_is_private(private: Space, host_tab
     assert "can't persist" in refused.stderr
 
 
+def test_a_table_that_was_inherited_is_not_written_to(private: Space) -> None:
+    # In a user namespace within that of the table, whose root has the same id and so could.
+    before = private.entries()
+    nested = ("unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "crossroot")
+    done = private.run(*nested, "binfmt", "register", "riscv64")
+    assert done.returncode == 0, done.stderr
+    assert "in this user namespace only" in done.stderr
+    assert private.entries() == before
+
+
 def test_what_works_is_left_alone(private: Space) -> None:
     private.add("foreign", "riscv64", QEMU["riscv64"], "OPF")
     assert "nothing to do" in private.must("binfmt", "register", "riscv64")
@@ -327,16 +337,37 @@ def test_a_failing_emulator_leaves_everything_as_it_was(private: Space, tmp_path
     assert private.status("riscv64")["verdict"] == "emulated"
 
 
+def program(folder: Path, code: dict[str, str]) -> Path:
+    """A static program for this CPU, of machine code by uname -m, that takes the place of an emulator."""
+    native = arches.find(platform.machine())
+    file = folder / "qemu-stub"
+    elf_facts = dataclasses.replace(native.elf, code=code[platform.machine()])
+    file.write_bytes(elf.probe_program(dataclasses.replace(native, elf=elf_facts)))
+    file.chmod(0o755)
+    return file
+
+
+# pause(2) in a loop, or ppoll(2) of nothing
+HANGS = {"x86_64": "b8220000000f05ebf7", "aarch64": "000080d2010080d2020080d2030080d2280980d2010000d4faffff17"}
+# exit(47), as the probe does when its argv[0] is lost
+LOSES_ARGV0 = {"x86_64": "bf2f000000b83c0000000f05", "aarch64": "e00580d2a80b80d2010000d4"}
+
+
+def test_an_emulator_that_loses_argv0_in_spite_of_flag_p_is_refused(private: Space, tmp_path: Path) -> None:
+    before = private.entries()
+    refused = private.crossroot("binfmt", "register", "riscv64", "--qemu", program(tmp_path, LOSES_ARGV0))
+    assert refused.returncode == 1
+    assert "does not keep argv[0]" in refused.stderr
+    assert private.entries() == before
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_register_leaves_everything_as_it_was(
     private: Space, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    hanging = tmp_path / "qemu-hanging"
-    hanging.write_bytes(hanging_program())
-    hanging.chmod(0o755)
     private.must("binfmt", "register", "riscv64")
     before = private.entries()
-    process = private.popen("binfmt", "register", "riscv64", "--replace", "--qemu", hanging)
+    process = private.popen("binfmt", "register", "riscv64", "--replace", "--qemu", program(tmp_path, HANGS))
     try:
         wait_until(lambda: "crossroot-riscv64-trial" in private.names())
         process.send_signal(number)
@@ -347,18 +378,21 @@ def test_an_interrupted_register_leaves_everything_as_it_was(
     assert private.entries() == before
 
 
-def hanging_program() -> bytes:
-    """A static program for this CPU that waits for ever: pause(2) in a loop, or ppoll(2) of nothing."""
-    code = {"x86_64": "b8220000000f05ebf7", "aarch64": "000080d2010080d2020080d2030080d2280980d2010000d4faffff17"}
-    native = arches.find(platform.machine())
-    elf_facts = dataclasses.replace(native.elf, code=code[platform.machine()])
-    return elf.probe_program(dataclasses.replace(native, elf=elf_facts))
-
-
-def test_two_at_once_do_not_disturb_each_other(private: Space) -> None:
-    processes = [private.popen("binfmt", "register", "--replace", "riscv64") for _ in range(3)]
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+def test_two_at_once_wait_for_each_other(private: Space, tmp_path: Path) -> None:
+    first = private.popen("binfmt", "register", "riscv64", "--qemu", program(tmp_path, HANGS))
+    second = None
+    try:
+        wait_until(lambda: "crossroot-riscv64-trial" in private.names())
+        second = private.popen("binfmt", "register", "--replace", "riscv64")
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(1)
+        first.terminate()
+        assert (first.wait(20), second.wait(10)) == (143, 0)
+    finally:
+        for process in (first, second):
+            if process:
+                process.kill()
+                process.communicate()
     assert private.names() == {"crossroot-riscv64"}
 
 
@@ -398,7 +432,8 @@ def test_where_private_handlers_are_refused_a_session_of_root_registers_one_and_
     assert done.stdout == "host\n", done.stderr
     assert "undo with: crossroot binfmt unregister riscv64" in done.stderr
     assert private.names() == {"crossroot-riscv64"}
-    assert private.run(sys.executable, "-c", code).stderr == "", "the second time it is there"
+    again = private.run(sys.executable, "-c", code)
+    assert (again.stdout, again.stderr) == ("host\n", ""), "the second time it is there"
 
 
 # --- unregister -------------------------------------------------------------------------------------------
