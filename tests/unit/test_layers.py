@@ -7,13 +7,23 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 
 # The table of the architecture: a new module needs a place here.
 LAYERS = {
-    0: "errors linux osrelease",
-    1: "arch deletion elf fetch guest namespaces oci pack paths pick tree ui unpack",
-    2: "apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native "
-    "distros.debian emulator emulator_fetch handlers mounts probe profiles store",
-    3: "bootstrap ci doctor enter export packages session",
-    4: "__main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.packages cli.profile cli.roots "
-    "cli.sessions",
+    0: """
+        errors linux osrelease
+    """,
+    1: """
+        arch deletion elf fetch guest namespaces oci pack paths pick tree ui unpack
+    """,
+    2: """
+        apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
+        distros.debian emulator emulator_fetch handlers mounts probe profiles store
+    """,
+    3: """
+        bootstrap ci doctor enter export packages session
+    """,
+    4: """
+        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.packages
+        cli.profile cli.roots cli.sessions
+    """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 
