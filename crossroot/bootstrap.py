@@ -49,12 +49,16 @@ class Request:
 
 @dataclass(frozen=True)
 class _Archive:
-    """A verified archive and where it came from; mirror and branch are "" unless it is a distribution's."""
+    """A verified archive and where it came from; mirror and branch are "" unless it is a distribution's.
+
+    folder: of an image layout, whose index.json is the archive, as it holds the hashes of all the rest.
+    """
 
     verified: Verified
     source: str
     mirror: str = ""
     branch: str = ""
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,8 @@ def _fetch(request: Request, cache: Path) -> _Archive:
             verified = download([request.archive], digest, cache=cache, progress=progress)
         return _Archive(verified, shown(request.archive))
     path = Path(request.archive).expanduser().absolute()
+    if path.is_dir():
+        return _Archive(open_local(path / "index.json", digest), str(path), folder=path)
     return _Archive(open_local(path, digest), str(path))
 
 
@@ -261,9 +267,12 @@ def _signature(release: alpine.Release) -> bytes:
 
 def _unpack(profile: Profile, archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
     """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
-    from crossroot import unpack
+    from crossroot import oci_image, unpack
 
     unpack.prepare()
+    file = archive.verified.file
+    image = archive.folder or (file if not archive.mirror and oci_image.is_image(file) else None)
+    layers = oci_image.layers(image, profile.arch) if image else []
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
         files["/etc/apk/repositories"] = _repositories(profile, archive.mirror, archive.branch)
@@ -272,7 +281,10 @@ def _unpack(profile: Profile, archive: _Archive, rootfs: Path, *, keep_owners: b
     def work(progress: Progress) -> dict[str, Any]:
         os.chroot(rootfs)
         os.chdir("/")
-        unpacked = unpack.unpack(archive.verified.file, keep_owners=keep_owners, progress=progress)
+        if layers:
+            unpacked = oci_image.unpack_layers(layers, keep_owners=keep_owners, progress=progress)
+        else:
+            unpacked = unpack.unpack(file, keep_owners=keep_owners, progress=progress)
         for name, content in files.items():
             _write(name, content)
         release = guest.os_release()

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from crossroot import arch
 from crossroot.errors import CrossrootError
-from crossroot.ui import Progress
+from crossroot.ui import Progress, no_progress
 
 MAX_ENTRIES = 5_000_000
 MAX_BYTES = 64 << 30  # of the archive once decompressed, and of the files in it with their holes
@@ -92,13 +92,11 @@ def unpack(archive: BinaryIO, *, keep_owners: bool, progress: Progress) -> Unpac
     tree = _Tree(keep_owners)
     umask = os.umask(0o077)
     try:
-        compressed = _read(archive, progress)
-        start = next(compressed, b"")
-        if not start:
-            raise CrossrootError("the archive is empty", hint=_AGAIN_HINT)
-        stream = _Stream(_bounded(_decompressed(start, compressed)))
+        start, stream = _open(archive, progress)
         for member in _members(stream, start):
             tree.add(member, stream)
+        if tree.entries == 0:
+            raise CrossrootError("the archive has no entries", hint=_FORMATS_HINT)
         stream.drain()
         tree.finish_directories()
     except EOFError as error:
@@ -108,7 +106,31 @@ def unpack(archive: BinaryIO, *, keep_owners: bool, progress: Progress) -> Unpac
     return Unpacked(tree.files, tree.bytes, dict(tree.skipped), tree.xattrs_refused, dict(tree.machines))
 
 
+def members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The headers in a tar, plain or compressed; raises CrossrootError as `unpack` does."""
+    try:
+        start, stream = _open(archive, no_progress)
+        yield from _members(stream, start)
+    except EOFError as error:
+        raise _cut_short() from error
+
+
+def decompressed(archive: BinaryIO) -> Iterator[bytes]:
+    """The tar inside an archive, plain or compressed; raises CrossrootError as `unpack` does."""
+    compressed = _read(archive, no_progress)
+    return _bounded(_decompressed(next(compressed, b""), compressed))
+
+
 # The archive as bytes
+
+
+def _open(archive: BinaryIO, progress: Progress) -> tuple[bytes, "_Stream"]:
+    """The first bytes of an archive as stored, and the tar inside."""
+    compressed = _read(archive, progress)
+    start = next(compressed, b"")
+    if not start:
+        raise CrossrootError("the archive is empty", hint=_AGAIN_HINT)
+    return start, _Stream(_bounded(_decompressed(start, compressed)))
 
 
 def _read(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:
@@ -334,8 +356,6 @@ def _members(stream: _Stream, start: bytes) -> Iterator[tarfile.TarInfo]:
         if stream.tell() > tar.offset:
             raise _corrupt(f"{_shown(member.name)} has more content than its size allows")
         stream.skip_to(tar.offset)
-    if count == 0:
-        raise CrossrootError("the archive has no entries", hint=_FORMATS_HINT)
 
 
 def _next_member(tar: tarfile.TarFile, stream: _Stream) -> tarfile.TarInfo | None:
@@ -400,7 +420,7 @@ def _xattrs(member: tarfile.TarInfo) -> dict[bytes, bytes]:
     return found
 
 
-def _path(name: str) -> bytes:
+def path_of(name: str) -> bytes:
     """A name in the archive as a path relative to the destination, "." for the destination itself.
 
     Names are bytes to the kernel; tarfile's surrogates stand for those that are no UTF-8.
@@ -430,6 +450,7 @@ class _Tree:
 
     def __init__(self, keep_owners: bool) -> None:
         self.keep_owners = keep_owners
+        self.entries = 0
         self.files = 0
         self.bytes = 0
         self.skipped: Counter[str] = Counter()
@@ -439,7 +460,8 @@ class _Tree:
 
     def add(self, member: tarfile.TarInfo, stream: _Stream) -> None:
         """Make what one entry says; the content of a regular file is next in `stream`."""
-        path = _path(member.name)
+        self.entries += 1
+        path = path_of(member.name)
         if path == b"." and not member.isdir():
             raise _corrupt("its root is not a directory")
         try:
@@ -471,7 +493,7 @@ class _Tree:
         elif member.issym():
             self._make_symlink(path, member)
         elif member.islnk():
-            self._make_hard_link(path, _path(member.linkname))
+            self._make_hard_link(path, path_of(member.linkname))
         elif member.type in _SKIPPED:
             self.skipped[_SKIPPED[member.type]] += 1
         else:

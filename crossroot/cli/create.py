@@ -33,7 +33,9 @@ def create(
     ] = None,
     archive: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|URL", help="Unpack this rootfs archive: tar, also gz, xz, bz2, zst."),
+        typer.Option(
+            "--from", metavar="FILE|URL", help="Unpack this: a rootfs as tar, also gz, xz, bz2, zst; a container image."
+        ),
     ] = None,
     sha256: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
     sha512: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,

@@ -11,7 +11,7 @@ LAYERS = {
         errors linux osrelease
     """,
     1: """
-        arch deletion elf fetch guest namespaces oci pack paths pick tree ui unpack
+        arch deletion elf fetch guest namespaces oci oci_image pack paths pick tree ui unpack
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
