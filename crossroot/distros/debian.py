@@ -56,6 +56,9 @@ _POLICY_FILE = "/usr/sbin/policy-rc.d"
 # An ordinary user's PATH may lack sbin.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# What packages call without depending on it: hare assembles and links with binutils.
+_COMPANIONS = {"hare": ("binutils",)}
+
 # In a session, to install packages: no questions (debconf(7)).
 INSTALL_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
 
@@ -102,7 +105,12 @@ def install_command(packages: Sequence[str]) -> list[str]:
     It fetches the lists of packages first, as a new root has none.
     """
     script = 'apt-get -q update && exec apt-get -qy --no-install-recommends install -- "$@"'
-    return ["/bin/sh", "-c", script, "sh", *packages]
+    return ["/bin/sh", "-c", script, "sh", *with_companions(packages)]
+
+
+def with_companions(packages: Sequence[str]) -> list[str]:
+    """Packages, and those without which some of them are of no use."""
+    return [*packages, *(other for name in packages for other in _COMPANIONS.get(name, ()))]
 
 
 def bootstrap(recipe: Recipe, rootfs: Path, handler: Handler, id_map: IdMap | None) -> Made:
@@ -155,21 +163,21 @@ def _sources(recipe: Recipe) -> list[_Source]:
     """What to install from, the suite itself first; none for what mmdebstrap takes by itself."""
     if recipe.mirrors:
         return [_Source(_answering(recipe), recipe.suite)]
-    return _of_host(recipe)
+    host = apt.release()
+    return _of_host(recipe, host, apt.read_sources()) if host else []
 
 
-def _of_host(recipe: Recipe) -> list[_Source]:
+def _of_host(recipe: Recipe, host: apt.Release, sources: Sequence[apt.Source]) -> list[_Source]:
     """The archives that a host of the same distribution uses itself, with its updates and security updates.
 
     None for Ubuntu, which has other archives for other arches.
     """
-    host = apt.release()
-    if host is None or recipe.distro != "debian" or host.family != "debian":
+    if recipe.distro != "debian" or host.family != "debian":
         return []
     pockets = [""] if recipe.suite in _ROLLING else ["", "-updates", "-security"]
     uris = {
         suite.removeprefix(codename): source.uris.split()[0]
-        for source in apt.read_sources()
+        for source in sources
         for suite in source.suites
         for codename in host.codenames
         if suite.startswith(codename) and "main" in source.components
@@ -283,9 +291,9 @@ def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_S
         "--skip=chroot/mount/sys",
         # A root can be made again, so there is no need to wait for the disk after each file.
         "--dpkgopt=force-unsafe-io",
+        # Ubuntu's minbase is without apt, which is to install more.
+        f"--include={','.join(['apt', *with_companions(recipe.packages)])}",
     ]
-    if recipe.packages:
-        options.append(f"--include={','.join(recipe.packages)}")
     if not sources:
         options.append(f"--keyring={recipe.trusted}")
     # With the option signed-by the root's own apt trusts this keyring, and no other, for the archive.
@@ -306,7 +314,7 @@ def _debootstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_
     if variant := _DEBOOTSTRAP_VARIANTS[recipe.variant]:
         options.append(f"--variant={variant}")
     if recipe.packages:
-        options.append(f"--include={','.join(recipe.packages)}")
+        options.append(f"--include={','.join(with_companions(recipe.packages))}")
     return [program, *options, recipe.suite, str(rootfs), *(source.uri for source in sources[:1])]
 
 
@@ -318,7 +326,7 @@ def _environment(recipe: Recipe, handler: Handler) -> dict[str, str]:
         if f"{scheme}_proxy" not in proxies and (proxy := _apt_proxy(scheme)):
             proxies[f"{scheme}_proxy"] = proxy
     environment = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb")}
-    environment["container"] = "crossroot"  # debootstrap makes no device nodes then
+    environment["container"] = "lxc"  # debootstrap then binds device nodes where it cannot make them
     if recipe.qemu_cpu and handler.scope != "native":
         environment["QEMU_CPU"] = recipe.qemu_cpu
     return environment | proxies
