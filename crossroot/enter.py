@@ -42,13 +42,19 @@ def run(session: Session, *, terminal: bool = True, started: Callable[[int], Non
     line = attend.terminal_line() if terminal else None
     flags = _NAMESPACES | (0 if session.network else linux.CLONE_NEWNET)
     send = line.send if line else None
-    child = namespaces.spawn(lambda reporter: _outer(session, send, reporter), id_map=session.id_map, flags=flags)
+    seen, see = os.pipe()  # closed when `started` has seen pid 1, which must be there until then
+    child = namespaces.spawn(
+        lambda reporter: _outer(session, send, reporter, seen, see), id_map=session.id_map, flags=flags
+    )
+    os.close(seen)
     try:
         init = _await_start(child)
         started(init)
     except BaseException:
         namespaces.kill(child)
         raise
+    finally:
+        os.close(see)
     return attend.until_end(child, init, line)
 
 
@@ -65,8 +71,12 @@ def _await_start(child: Child) -> int:
     raise CrossrootError("the session ended before its command was started", hint="see `dmesg`")
 
 
-def _outer(session: Session, line: int | None, reporter: Reporter) -> int:
-    """Fork pid 1 and exit as it does. Runs in the session's namespaces but outside its pid namespace."""
+def _outer(session: Session, line: int | None, reporter: Reporter, seen: int, see: int) -> int:
+    """Fork pid 1 and exit as it does. Runs in the session's namespaces but outside its pid namespace.
+
+    seen: reaps pid 1 only when the other end of this pipe, `see`, is closed.
+    """
+    os.close(see)
     if not session.network:
         linux.loopback_up()
     alive, held = os.pipe()
@@ -77,6 +87,7 @@ def _outer(session: Session, line: int | None, reporter: Reporter) -> int:
     os.close(alive)
     reporter.send(init=init)
     reporter.close()
+    os.read(seen, 1)
     return _exit_status(os.waitpid(init, 0)[1])
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch, elf
+from crossroot import arch, elf, enter, session, store
 from tests.support.host import read_of, wait_until
 from tests.support.identity import Crossroot, new_folder
+from tests.support.roots import run_as
 
 pytestmark = pytest.mark.emulation
 
@@ -604,6 +605,20 @@ def test_a_caller_that_ignores_sigchld_is_no_obstacle(shared_root: Crossroot) ->
     ]
     environment = shared_root.environment()
     assert shared_root.identity.run(command, env=environment, cwd=shared_root.tmp, timeout=10).returncode == 7
+
+
+def test_pid_1_is_there_until_it_was_recorded(shared_root: Crossroot) -> None:
+    seen = []
+
+    def look_late(pid: int) -> None:
+        time.sleep(0.3)  # the command has ended long ago
+        seen.append(state(pid))
+
+    def run() -> None:
+        plan = session.plan(store.open_root("riscv64", shared_root.store), session.Options(cwd=False), ["true"])
+        assert (enter.run(plan, terminal=False, started=look_late), seen) == (0, ["Z"])
+
+    run_as(shared_root.identity, run)
 
 
 # Several sessions, and removal
