@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch, binfmt, namespaces
+from crossroot import arch, binfmt, linux, namespaces
 from tests.support.identity import Crossroot, Identity, new_folder
 from tests.support.mirror import Mirror
 
@@ -50,15 +50,16 @@ def on_a_host(
 
 
 def without_emulator(command: Callable[[], "subprocess.CompletedProcess[str]"]) -> Outcome:
-    """What `command` gives on a host without qemu-riscv64."""
+    """What `command` gives on a host without qemu-riscv64, apt-get, or a network to fetch it from."""
 
     def run(_: object) -> list[Outcome]:
         folders = ("/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt", "/usr/libexec/qemu-user")
-        for file in (file for folder in folders for file in Path(folder).glob("qemu-riscv64*")):
+        files = [file for folder in folders for file in Path(folder).glob("qemu-riscv64*")]
+        for file in [*files, *Path("/usr/bin").glob("apt-get")]:
             subprocess.run(["mount", "--bind", "/dev/null", file], check=True)
         return outcomes([command])
 
-    status, out, err = namespaces.call(run, id_map=None)[0]
+    status, out, err = namespaces.call(run, id_map=None, flags=linux.CLONE_NEWNS | linux.CLONE_NEWNET)[0]
     return status, out, err
 
 
@@ -194,7 +195,12 @@ def test_an_emulator_with_a_long_path_serves(shared_root: Crossroot, static_qemu
 
 
 def test_no_emulator_at_all(shared_root: Crossroot) -> None:
-    assert_refused(without_emulator(which(shared_root)), "no emulator for riscv64 on this host")
+    cache = {"CROSSROOT_CACHE": str(shared_root.tmp / "empty cache")}
+    status, out, err = without_emulator(lambda: shared_root.run("run", "riscv64", "--", "true", env=cache))
+    assert (status, out) == (125, "")
+    *_, last, hint = err.splitlines()
+    assert last.startswith("crossroot: error: no emulator for riscv64 could be fetched: ")
+    assert hint.startswith("  hint: ")
 
 
 def test_a_handler_of_the_host_needs_no_emulator_in_sight(shared_root: Crossroot, static_qemu: str) -> None:
