@@ -35,7 +35,7 @@ _BASE = ("alpine-baselayout", "alpine-keys", "alpine-release", "apk-tools", "bus
 
 # Of apk's output, what makes a failure of it whatever its status: for failing triggers, and for repositories left out
 # for their signature, that is 0.
-_GRAVE = re.compile(r"UNTRUSTED signature|BAD signature|script exited with error")
+_GRAVE = re.compile(r"UNTRUSTED signature|BAD signature|BAD archive|script exited with error")
 
 _UPGRADE = ["/bin/sh", "-c", "apt-get -q update && exec apt-get -qy dist-upgrade"]
 
@@ -68,7 +68,7 @@ _APK_CAUSES = (
         "add the public key to the root's /etc/apk/keys, or to keys in the profile",
     ),
     _Cause(
-        r"(\S+): BAD signature",
+        r"(\S+): BAD (?:signature|archive)",
         "{0} is not what its signature says: it was changed",
         "try again later, or use another mirror",
     ),
@@ -214,7 +214,8 @@ def _run_apk(
     if tool:
         binds.append(f"{tool.folder}:{_TOOL}:ro")
         command = tool.command(_TOOL)
-    command += ["--arch", root.arch, "--cache-dir", _CACHE, "--update-cache", *arguments]
+    # Without an explicit --root apk-tools 2 ignores --arch.
+    command += ["--root", "/", "--arch", root.arch, "--cache-dir", _CACHE, "--update-cache", *arguments]
     with (shared / "lock").open("w") as lock:
         # Two apks that download the same file would write into one temporary file.
         fcntl.flock(lock, fcntl.LOCK_EX)
