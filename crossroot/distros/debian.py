@@ -9,6 +9,7 @@ own mode unshare would hide our handler behind a user namespace of other ids, an
 import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -278,21 +279,22 @@ def _command(recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[s
 
 
 def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[str]:
-    components = ",".join(recipe.components)
+    packages = ["apt", *with_companions(recipe.packages)]  # Ubuntu's minbase is without apt, which is to install more
     options = [
         "--mode=root",
         "--format=directory",
         f"--variant={recipe.variant}",
         f"--architectures={recipe.arch.debian}",
-        f"--components={components}",
+        f"--components={','.join(recipe.components)}",
         # It would ask arch-test, which need not be there; the handler was tried by us.
         "--skip=check/qemu",
         # It tries a new sysfs first, which a user namespace does not get, and complains.
         "--skip=chroot/mount/sys",
         # A root can be made again, so there is no need to wait for the disk after each file.
         "--dpkgopt=force-unsafe-io",
-        # Ubuntu's minbase is without apt, which is to install more.
-        f"--include={','.join(['apt', *with_companions(recipe.packages)])}",
+        f"--include={','.join(packages)}",
+        # It looks for these only after minutes of emulation, so that a misspelt name would be told late.
+        f'--extract-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install {shlex.join(packages)} >/dev/null',
     ]
     if not sources:
         options.append(f"--keyring={recipe.trusted}")
