@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import apk, fetch
-from crossroot.arch import Arch
+from crossroot.arch import ALPINE, Arch
 from crossroot.errors import CrossrootError, UsageError
 
 DEFAULT_MIRROR = "https://dl-cdn.alpinelinux.org/alpine"
@@ -28,7 +28,6 @@ _BRANCH = rf"edge|latest-stable|{_STABLE}"
 _VERSION = r"[0-9][0-9A-Za-z._]*"
 _SIZE = r"[1-9][0-9]{0,11}"
 
-_ARCHES = ("aarch64", "armhf", "armv7", "loongarch64", "ppc64le", "riscv64", "s390x", "x86", "x86_64")
 _FIRST_BRANCH = {"riscv64": "v3.20", "loongarch64": "v3.21"}
 
 
@@ -230,8 +229,9 @@ def _bad_index(index_url: str, why: str) -> CrossrootError:
 
 def _missing_hint(arch: Arch, branch: str) -> str:
     """What to do when the mirrors answer, but have no such branch or arch."""
-    if arch.name not in _ARCHES:
-        return f"Alpine has {', '.join(_ARCHES)}; for another arch use --from with a rootfs of your own"
+    if arch not in ALPINE:
+        names = ", ".join(each.name for each in ALPINE)
+        return f"Alpine has {names}; for another arch use --from with a rootfs of your own"
     first = _FIRST_BRANCH.get(arch.name)
     if first and branch.startswith("v") and _number(branch) < _number(first):
         return f"Alpine has {arch.name} since {first}; try --branch {first}, latest-stable or edge"
