@@ -79,7 +79,7 @@ def started(
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=10)
 
 
 def init_of(process: "subprocess.Popen[bytes]") -> int:
