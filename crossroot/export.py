@@ -61,7 +61,7 @@ def to_oci(root: Root, output: str) -> None:
     oci.platform(arch.find(root.arch))  # before any work
     as_tar = output == STDOUT or output.endswith(".tar")
     if not as_tar:
-        _check_new_folder(output)
+        _check_folder(output)
     with _scratch(output) as folder:
         layer, created = _write_layer(root, folder)
         image = oci.Image(
@@ -269,7 +269,10 @@ def _hidden_name() -> str:
     return f".crossroot-{os.urandom(4).hex()}.part"
 
 
-def _check_new_folder(output: str) -> None:
+def _check_folder(output: str) -> None:
+    """Refuse the name of a folder that cannot be meant, or of one with anything in it."""
+    if output.endswith((".gz", ".tgz", ".xz", ".zst")):
+        raise UsageError("the layers of an image are compressed already", hint="-o FILE.tar, or -o FOLDER")
     if os.path.lexists(output) and not (os.path.isdir(output) and not os.listdir(output)):
         raise CrossrootError(f"{output} is there already, and not an empty folder", hint="name a new folder, or a .tar")
 
