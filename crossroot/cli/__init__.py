@@ -1,5 +1,6 @@
 """The command line: parse, call, print. The only place that catches errors and decides on the exit status."""
 
+import importlib
 import signal
 import sys
 from types import FrameType
@@ -8,7 +9,6 @@ from typing import Annotated
 import typer
 
 from crossroot import __version__, ui
-from crossroot.cli import binfmt, ci, create, doctor, emulator, export, packages, profile, roots, sessions
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -18,28 +18,46 @@ from crossroot.errors import (
 )
 from crossroot.namespaces import describe_os_error
 
-app = typer.Typer(
-    name="crossroot",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(profile.app, name="profile")
-app.add_typer(binfmt.app, name="binfmt")
-app.add_typer(emulator.app, name="emulator")
-app.command("create")(create.create)
-app.command("shell")(sessions.shell)
-app.command("run")(sessions.run)
-app.command("install")(packages.install)
-app.command("upgrade")(packages.upgrade)
-app.command("ci")(ci.ci)
-app.command("export")(export.export)
-app.command("doctor")(doctor.doctor)
-app.command("list")(roots.list_)
-app.command("info")(roots.info)
-app.command("remove")(roots.remove)
-app.command("rm", hidden=True)(roots.remove)
+# Command to the module below crossroot.cli and the function or group of commands in it, in the order of the help.
+COMMANDS = {
+    "create": ("create", "create"),
+    "shell": ("sessions", "shell"),
+    "run": ("sessions", "run"),
+    "list": ("roots", "list_"),
+    "info": ("roots", "info"),
+    "remove": ("roots", "remove"),
+    "rm": ("roots", "remove"),
+    "install": ("packages", "install"),
+    "upgrade": ("packages", "upgrade"),
+    "export": ("export", "export"),
+    "profile": ("profile", "app"),
+    "doctor": ("doctor", "doctor"),
+    "binfmt": ("binfmt", "app"),
+    "emulator": ("emulator", "app"),
+    "ci": ("ci", "ci"),
+}
+HIDDEN = ("rm",)
+
+
+def new_app(arguments: list[str]) -> typer.Typer:
+    """The command line, with all commands, or with the one alone that `arguments` call: importing the modules of all
+    would take longer than most commands do."""
+    app = typer.Typer(
+        name="crossroot",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")(_crossroot)
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        module, attribute = COMMANDS[name]
+        command = getattr(importlib.import_module(f"crossroot.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, hidden=name in HIDDEN)(command)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,7 +66,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")
 def _crossroot(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -63,7 +80,9 @@ def main(arguments: list[str]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
     try:
-        result = typer.main.get_command(app).main(arguments, prog_name="crossroot", standalone_mode=False)
+        result = typer.main.get_command(new_app(arguments)).main(
+            arguments, prog_name="crossroot", standalone_mode=False
+        )
         sys.stdout.flush()
     except CrossrootError as error:
         ui.error(error.message, error.hint)
@@ -100,6 +119,5 @@ def _status(arguments: list[str], code: int) -> int:
 
 
 def _usage_hint(arguments: list[str]) -> str:
-    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    known = arguments[0] if arguments and arguments[0] in commands else ""
+    known = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     return " ".join(word for word in ("crossroot", known, "--help") if word)

@@ -1,7 +1,6 @@
 """Completion of names in the shell."""
 
 from crossroot import paths
-from crossroot import profiles as profiles_module
 from crossroot import store as store_module
 from crossroot.errors import CrossrootError
 
@@ -17,5 +16,7 @@ def roots(incomplete: str) -> list[str]:
 
 def profiles(incomplete: str) -> list[str]:
     """Names of profiles that start so."""
+    from crossroot import profiles as profiles_module  # slow to import, and only wanted here
+
     names = [name for name, _ in profiles_module.names(paths.profile_folders())]
     return [name for name in names if name.startswith(incomplete)]

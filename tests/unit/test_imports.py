@@ -19,6 +19,13 @@ def test_start_loads_nothing_heavy(module: str) -> None:
     assert loaded_by(module) & NOT_AT_START == set()
 
 
+def test_a_command_loads_no_other() -> None:
+    code = "import sys; from crossroot import cli; cli.new_app(['run']); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "crossroot.cli.sessions" in loaded
+    assert {"crossroot.cli.create", "crossroot.profiles", "crossroot.fetch"} & set(loaded) == set()
+
+
 @pytest.mark.parametrize("module", ["crossroot.session", "crossroot.enter"])
 def test_sessions_know_nothing_of_the_command_line(module: str) -> None:
     assert loaded_by(module) & {"typer", "click"} == set()
