@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import yaml
 
 from crossroot import ci, paths, profiles
-from tests.support import expect
+from tests.support import expect, host
 from tests.support.identity import Identity, new_folder, remove_tree
 from tests.support.mirror import REPOSITORY, Mirror
 from tests.support.runner import Annotation, Result, Runner
@@ -158,6 +160,25 @@ def test_the_files_of_github_can_be_written_when_that_is_asked_for(action: Actio
     assert result.summary == "# built\n"
     assert [annotation.title for annotation in result.annotations] == ["test.c", "riscv64"]
     assert result.annotations[0].message == "wrong\nline"
+
+
+def test_a_job_that_is_cancelled_leaves_nothing(action: Action) -> None:
+    """GitHub sends SIGINT to the step's shell, SIGTERM some seconds later, and kills all at last."""
+    begun = action.runner.workspace / "begun"
+
+    def cancel() -> None:
+        host.wait_until(begun.exists, timeout=60)
+        process = action.runner.process
+        assert process
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        cancelled = pool.submit(cancel)
+        result = action.use("touch begun; sleep 300")
+    assert result.status == -signal.SIGTERM, result.log
+    cancelled.result()
+    begun.unlink()
 
 
 def test_the_downloads_are_cached_by_lock_and_packages(action: Action) -> None:
