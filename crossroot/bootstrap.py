@@ -5,19 +5,22 @@ import errno
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossroot import __version__, apk, enter, guest, handlers, namespaces, packages, session, store, ui
+from crossroot import __version__, apk, enter, guest, handlers, namespaces, normalise, packages, session, store, ui
+from crossroot import lock as locks
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.distros import alpine, debian
 from crossroot.emulator import Wanted
-from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError
+from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError, UsageError
 from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
 from crossroot.handlers import Handler
+from crossroot.lock import Lock, Pin
 from crossroot.profiles import Profile
 from crossroot.store import Root
 from crossroot.ui import Progress
@@ -28,6 +31,8 @@ _INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.S
 _NEEDED_QEMU = {"hare": ">=8"}  # it starts programs with execveat(2), which qemu-user has since then
 # Where a session mounts something, so that a package that is installed in one cannot give them their modes.
 _MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/sys": 0o555, "/tmp": 0o1777}
+_WORLD = "/etc/apk/world"
+_DAY = 24 * 3600  # seconds
 _SIGNATURE_LIMIT = 64 << 10  # bytes
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
 
@@ -37,6 +42,7 @@ class Request:
     """What `create` is asked for. profile: already with the command line's --branch and --mirror in it.
 
     archive: a file or URL to unpack instead of the profile's minirootfs. digest: what the archive must have.
+    lock: what the root has to be exactly; then the profile is the lock's own.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Request:
     digest: Digest | None = None
     replace: bool = False
     qemu: Wanted = handlers.ANY
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True)
@@ -79,27 +86,107 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
 
     Raises CrossrootError for whatever keeps it from being made; nothing of it is left then but the download.
     """
+    with store.create(request.name, store_folder, replace=request.replace) as unfinished:
+        store.publish(unfinished, _make(request, unfinished, cache))
+    return store.open_root(request.name, store_folder)
+
+
+def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
+    """The lock of the root that `create` would make. It is made, looked at, and deleted again.
+
+    request: its name is that of a root which is not there. Raises CrossrootError as `create`.
+    """
+    profile = request.profile
+    if profile.distro in debian.DISTROS:
+        raise UsageError(
+            f"{profile.name} is a profile of {profile.distro}, and locks are for Alpine only",
+            hint="pin a suite of a snapshot archive instead: mirrors in the profile",
+        )
+    with store.create(request.name, store_folder, replace=False) as unfinished:
+        root = _make(request, unfinished, cache)
+        found = namespaces.call(lambda _: _look(unfinished / "rootfs"), id_map=root.id_map)
+    return Lock(
+        profile=profile,
+        archive=root.source if root.sha512 else "",
+        sha512=root.sha512,
+        mirror=root.mirror,
+        branch=root.branch,
+        made=store.timestamp(),
+        world=tuple(found["world"]),
+        keys=_keys(request),
+        packages=_pins(found),
+    )
+
+
+def _look(rootfs: Path) -> dict[str, Any]:
+    """What is installed, by a child in the root."""
+    os.chroot(rootfs)
+    os.chdir("/")
+    pins = {name: [pin.version, pin.digest] for name, pin in locks.installed().items()}
+    return {"packages": pins, "world": guest.read(_WORLD).decode(errors="replace").split()}
+
+
+def _pins(found: dict[str, Any]) -> dict[str, Pin]:
+    return {name: Pin(*pin) for name, pin in found["packages"].items()}
+
+
+def _make(request: Request, unfinished: Path, cache: Path) -> Root:
+    """Make the root in the folder `unfinished`, whole but not published."""
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
-    with store.create(request.name, store_folder, replace=request.replace) as unfinished:
-        created = store.timestamp()  # before anything is written: `export` tells by it what came from the archive
-        # Before the download, so that a missing emulator costs nobody the wait.
-        mirrors = profile.mirrors if profile.distro == "alpine" else ()
-        handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
-        if request.archive is None and profile.distro in debian.DISTROS:
-            filled = _bootstrap_debian(profile, unfinished / "rootfs", handler)
-        elif request.archive is None and profile.source == "packages":
-            filled = _install_alpine(request, unfinished, cache)
-        else:
-            filled = _unpack_archive(request, unfinished / "rootfs", cache)
-        root = _root(request, unfinished, filled, created)
-        if profile.packages and not filled.packages:
-            packages.add(root, profile.packages, cache, request.qemu)
-        for hook in profile.hooks:
-            title = hook.strip().splitlines()[0]
-            _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
-        store.publish(unfinished, root)
-    return store.open_root(request.name, store_folder)
+    created = store.timestamp()  # before anything is written: `export` tells by it what came from the archive
+    # Before the download, so that a missing emulator costs nobody the wait.
+    mirrors = profile.mirrors if profile.distro == "alpine" else ()
+    handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
+    if request.archive is None and profile.distro in debian.DISTROS:
+        filled = _bootstrap_debian(profile, unfinished / "rootfs", handler)
+    elif request.archive is None and profile.source == "packages":
+        filled = _install_alpine(request, unfinished, cache)
+    else:
+        filled = _unpack_archive(request, unfinished / "rootfs", cache)
+    root = _root(request, unfinished, filled, created)
+    if _packages(request) and not filled.packages:
+        with _naming_what_is_gone(request, root):
+            packages.add(root, _packages(request), cache, request.qemu)
+    for hook in profile.hooks:
+        title = hook.strip().splitlines()[0]
+        _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
+    if request.lock:
+        _settle(root, request.lock)
+    return root
+
+
+def _packages(request: Request) -> list[str]:
+    """The packages to install, in exactly their versions if there is a lock."""
+    if request.lock:
+        return [f"{name}={pin.version}" for name, pin in request.lock.packages.items()]
+    return list(request.profile.packages)
+
+
+@contextmanager
+def _naming_what_is_gone(request: Request, root: Root) -> Iterator[None]:
+    """If the block fails with a lock, look for packages that are not there any more: they are the cause then."""
+    try:
+        yield
+    except CrossrootError as error:
+        if request.lock is None or error.exit_code in _INTERRUPTED:
+            raise
+        present = _pins(namespaces.call(lambda _: _look(root.rootfs), id_map=root.id_map))
+        lines = _repositories(request, root.mirror, root.branch).decode().split()
+        remote = [line for line in lines if "://" in line]
+        raise locks.gone(request.lock, present, remote) or error from error
+
+
+def _settle(root: Root, lock: Lock) -> None:
+    """Check that the root is what the lock says, and remove what differs between two creations."""
+
+    def work(_: Progress) -> None:
+        locks.check(lock, _pins(_look(root.rootfs)))
+        # Instead of the exact versions that apk was asked for.
+        _write(_WORLD, "".join(f"{name}\n" for name in lock.world).encode())
+        normalise.settle(lock.seconds // _DAY)
+
+    namespaces.call(work, id_map=root.id_map)
 
 
 def _needed_qemu(packages: Sequence[str]) -> str:
@@ -156,12 +243,13 @@ def _bootstrap_debian(profile: Profile, rootfs: Path, handler: Handler) -> _Fill
 def _install_alpine(request: Request, unfinished: Path, cache: Path) -> _Filled:
     """Fill the rootfs with signed packages alone: what a minirootfs consists of, and those of the profile."""
     profile = request.profile
-    mirror = alpine.find_repositories(profile.arch, profile.branch, profile.mirrors)
-    source = f"packages of {shown(mirror)}/{profile.branch}"
+    branch = request.lock.branch if request.lock else profile.branch
+    mirror = alpine.find_repositories(profile.arch, branch, [request.lock.mirror] if request.lock else profile.mirrors)
+    source = f"packages of {shown(mirror)}/{branch}"
     files = {
         "/etc/resolv.conf": session.resolver_configuration(),
-        "/etc/apk/repositories": _repositories(profile, mirror, profile.branch),
-        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | _keys(profile)).items()},
+        "/etc/apk/repositories": _repositories(request, mirror, branch),
+        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | _keys(request)).items()},
     }
 
     def prepare(_: Progress) -> None:
@@ -178,26 +266,32 @@ def _install_alpine(request: Request, unfinished: Path, cache: Path) -> _Filled:
         os.chroot(unfinished / "rootfs")
         os.chdir("/")
         version = _word(guest.os_release().get("VERSION_ID", ""))
-        _write("/etc/apk/repositories", _repositories(profile, mirror, alpine.branch_of(version, profile.branch)))
+        _write("/etc/apk/repositories", _repositories(request, mirror, alpine.branch_of(version, branch)))
         return version
 
     id_map = namespaces.own_id_map()
     namespaces.call(prepare, id_map=id_map)
-    filled = _Filled("alpine", profile.branch, "", source, "", mirror, packages=True)
-    packages.initialise(_root(request, unfinished, filled, store.timestamp()), profile.packages, cache, request.qemu)
+    filled = _Filled("alpine", branch, "", source, "", mirror, packages=True)
+    root = _root(request, unfinished, filled, store.timestamp())
+    with _naming_what_is_gone(request, root):
+        packages.initialise(root, _packages(request), cache, request.qemu)
     version: str = namespaces.call(look, id_map=id_map)
-    return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, profile.branch))
+    return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, branch))
 
 
-def _repositories(profile: Profile, mirror: str, branch: str) -> bytes:
+def _repositories(request: Request, mirror: str, branch: str) -> bytes:
     """Content of /etc/apk/repositories."""
-    return (alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in profile.repositories)).encode()
+    return (
+        alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in request.profile.repositories)
+    ).encode()
 
 
-def _keys(profile: Profile) -> dict[str, bytes]:
+def _keys(request: Request) -> dict[str, bytes]:
     """The public keys of the profile, by their names."""
+    if request.lock:
+        return request.lock.keys
     keys = {}
-    for path in map(Path, profile.keys):
+    for path in map(Path, request.profile.keys):
         try:
             keys[path.name] = path.read_bytes()
         except OSError as error:
@@ -214,7 +308,7 @@ def _unpack_archive(request: Request, rootfs: Path, cache: Path) -> _Filled:
         ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
     archive = _fetch(request, cache)
     with archive.verified:
-        facts = _unpack(request.profile, archive, rootfs, keep_owners=id_map is None or not id_map.single)
+        facts = _unpack(request, archive, rootfs, keep_owners=id_map is None or not id_map.single)
     _check_arch(request.profile.arch, facts, archive.source)
     return _Filled(
         facts["distro"],
@@ -231,6 +325,8 @@ def _fetch(request: Request, cache: Path) -> _Archive:
     profile = request.profile
     pinned = Digest("sha512", profile.sha512) if profile.sha512 else None
     digest = request.digest or pinned
+    if request.lock:
+        return _fetch_locked(request.lock, cache)
     if request.archive is None:
         return _fetch_release(profile, digest, cache)
     if "://" in request.archive:
@@ -241,6 +337,12 @@ def _fetch(request: Request, cache: Path) -> _Archive:
     if path.is_dir():
         return _Archive(open_local(path / "index.json", digest), str(path), folder=path)
     return _Archive(open_local(path, digest), str(path))
+
+
+def _fetch_locked(lock: Lock, cache: Path) -> _Archive:
+    with ui.task(f"downloading {shown(lock.archive)}") as progress:
+        verified = download(lock.urls, Digest("sha512", lock.sha512), cache=cache, progress=progress)
+    return _Archive(verified, lock.archive, lock.mirror, lock.branch)
 
 
 def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> _Archive:
@@ -265,18 +367,18 @@ def _signature(release: alpine.Release) -> bytes:
         ) from error
 
 
-def _unpack(profile: Profile, archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
+def _unpack(request: Request, archive: _Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
     """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
     from crossroot import oci_image, unpack
 
     unpack.prepare()
     file = archive.verified.file
     image = archive.folder or (file if not archive.mirror and oci_image.is_image(file) else None)
-    layers = oci_image.layers(image, profile.arch) if image else []
+    layers = oci_image.layers(image, request.profile.arch) if image else []
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
-        files["/etc/apk/repositories"] = _repositories(profile, archive.mirror, archive.branch)
-        files |= {f"/etc/apk/keys/{name}": key for name, key in _keys(profile).items()}
+        files["/etc/apk/repositories"] = _repositories(request, archive.mirror, archive.branch)
+        files |= {f"/etc/apk/keys/{name}": key for name, key in _keys(request).items()}
 
     def work(progress: Progress) -> dict[str, Any]:
         os.chroot(rootfs)

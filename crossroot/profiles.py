@@ -238,6 +238,18 @@ def load(name: str, folders: Sequence[Path]) -> Profile:
     """
     name, files = find(name, folders)
     values, sources = _collect(name, files, folders, ())
+    return _finished(name, values, sources)
+
+
+def embedded(name: str, table: dict[str, Any], path: Path, text: str) -> Profile:
+    """The profile that `to_toml` has put into the table of another file. path, text: of that file.
+
+    Raises UsageError as `load`.
+    """
+    return _finished(name, _check(table, path, text), [path])
+
+
+def _finished(name: str, values: dict[str, Any], files: Sequence[Path]) -> Profile:
     if "arch" not in values:
         raise _lacking("arch", files[-1])
     distro = values.setdefault("distro", "alpine")
@@ -247,7 +259,7 @@ def load(name: str, folders: Sequence[Path]) -> Profile:
     if distro == "alpine" and values.get("mirrors") == ():
         raise _lacking("mirrors", files[-1])
     values["arch"] = arch.ALL[values["arch"]]
-    return Profile(name=name, sources=tuple(sources), **values)
+    return Profile(name=name, sources=tuple(files), **values)
 
 
 def _debian_defaults(distro: str) -> dict[str, Any]:
@@ -315,25 +327,31 @@ def names(folders: Sequence[Path]) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def to_toml(profile: Profile) -> str:
-    """The profile as the text of one profile file: every key with its effective value and its meaning."""
+def to_toml(profile: Profile, table: str = "") -> str:
+    """The profile as the text of one profile file: every key with its effective value and its meaning.
+
+    table: the name of a table to put it into, in another file.
+    """
     lines = [f"# profile {profile.name}, read from:", *(f"#   {path}" for path in profile.sources)]
+    lines = [f"[{table}]"] if table else lines
     for name, key in KEYS.items():
         if profile.distro not in key.distros:
             continue
         if key.kind is dict:
-            table: dict[str, str] = getattr(profile, name)
-            lines += ["", f"[{name}]  # {key.doc}", *(f"{entry} = {_toml_value(table[entry])}" for entry in table)]
+            values: dict[str, str] = getattr(profile, name)
+            where = f"{table}.{name}" if table else name
+            lines += ["", f"[{where}]  # {key.doc}", *(f"{entry} = {toml_value(values[entry])}" for entry in values)]
         elif name != "extends":
-            lines.append(f"{name} = {_toml_value(getattr(profile, name))}  # {key.doc}")
+            lines.append(f"{name} = {toml_value(getattr(profile, name))}  # {key.doc}")
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value: str | tuple[str, ...] | Arch) -> str:
+def toml_value(value: str | tuple[str, ...] | Arch) -> str:
+    """The value as TOML writes it."""
     if isinstance(value, Arch):
-        return _toml_value(value.name)
+        return toml_value(value.name)
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     # A JSON string is a TOML basic string, except that TOML wants DEL escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -452,6 +470,11 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, str(error)) from error
+    return _check(document, path, text)
+
+
+def _check(document: dict[str, Any], path: Path, text: str) -> dict[str, Any]:
+    """The values of a profile, each parsed."""
     values: dict[str, Any] = {}
     for name, value in document.items():
         with _located(path, text, name):

@@ -29,6 +29,7 @@ COMMANDS = {
     "rm": ("roots", "remove"),
     "install": ("packages", "install"),
     "upgrade": ("packages", "upgrade"),
+    "lock": ("lock", "lock"),
     "export": ("export", "export"),
     "profile": ("profile", "app"),
     "doctor": ("doctor", "doctor"),

@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,17 +12,21 @@ from crossroot import paths, profiles, store, ui
 from crossroot.cli import complete
 from crossroot.cli.sessions import Binfmt, Qemu, QemuSha256, QemuVersion, check_policy, wanted_emulator
 from crossroot.errors import UsageError
+from crossroot.profiles import Profile
+
+if TYPE_CHECKING:
+    from crossroot.lock import Lock
 
 
 def create(
     profile: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="PROFILE",
+            metavar="[PROFILE]",
             help="A profile, or an architecture by any of its names.",
             autocompletion=complete.profiles,
         ),
-    ],
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="N", help="Name of the root. Default: that of the profile.")
     ] = None,
@@ -39,6 +45,9 @@ def create(
     ] = None,
     sha256: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
     sha512: Annotated[str | None, typer.Option(metavar="H", help="What the archive must have.")] = None,
+    locked: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of PROFILE: make the root of `crossroot lock` again.")
+    ] = None,
     binfmt: Binfmt = "",
     qemu: Qemu = "",
     qemu_sha256: QemuSha256 = "",
@@ -53,6 +62,7 @@ def create(
       crossroot create aarch64 --name arm-edge --branch edge
       crossroot create debian-riscv64 --package gcc --package make
       crossroot create armv7 --from rootfs.tar.xz --sha256 9f86d0…
+      crossroot create --locked riscv64.lock
     """
     from crossroot import bootstrap
     from crossroot.fetch import Digest
@@ -63,7 +73,8 @@ def create(
     ]
     if len(hashes) > 1:
         raise UsageError("both --sha256 and --sha512 are given", hint="give one of them")
-    loaded = profiles.load(profile, paths.profile_folders())
+    lock = _read_lock(locked, (profile, branch, mirror, package, archive, *hashes)) if locked else None
+    loaded = lock.profile if lock else _load(profile)
     chosen = dataclasses.replace(
         profiles.on_branch(loaded, branch),
         mirrors=loaded.mirrors if mirror is None else (_check_mirror(mirror),),
@@ -77,6 +88,7 @@ def create(
         digest=hashes[0] if hashes else None,
         replace=force,
         qemu=wanted_emulator(qemu, qemu_sha256, qemu_version),
+        lock=lock,
     )
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
@@ -84,6 +96,24 @@ def create(
     system = f"{root.distro} {root.version}".strip()
     ui.note(f"created {root.name}: {system} for {root.arch} in {root.rootfs}")
     ui.note(f"enter it with: crossroot shell {root.name}")
+
+
+def _load(profile: str | None) -> Profile:
+    if profile is None:
+        raise UsageError("no profile is named", hint="crossroot create riscv64, or: crossroot create --locked FILE")
+    return profiles.load(profile, paths.profile_folders())
+
+
+def _read_lock(file: Path, others: Sequence[object]) -> "Lock":
+    """The lock; `others`, what else would say what to make, have to be left out."""
+    from crossroot import lock
+
+    if any(other is not None for other in others):
+        raise UsageError(
+            f"--locked {file} says all about the root",
+            hint="leave out the profile, --branch, --mirror, --package, --from and the hashes",
+        )
+    return lock.read(file)
 
 
 def _check_mirror(url: str) -> str:

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch
 from tests.support import apk_repository, archives, expect, http, releases
 from tests.support.apk_repository import Key, Package
 from tests.support.identity import Crossroot
 
 pytestmark = [pytest.mark.emulation, pytest.mark.alpine]
 
-HOST = arch.find(os.uname().machine).name
 HELLO = Package(
     "hello",
     "1.0-r0",
@@ -62,7 +60,7 @@ def crossroot(crossroot: Crossroot) -> Crossroot:
 
 @pytest.fixture
 def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
-    branch = releases.copy(crossroot.mirror, ["riscv64", HOST], tmp_path)
+    branch = releases.copy(crossroot.mirror, ["riscv64", releases.HOST], tmp_path)
     with http.serve(tmp_path) as server:
         found = Alpine(server, tmp_path, branch, apk_repository.new_key())
         found.publish(PACKAGES)
@@ -122,9 +120,9 @@ def test_packages_are_installed_natively_and_only_their_scripts_are_emulated(roo
 
 def test_the_tool_is_fetched_once_and_is_no_root_of_the_user(root: Crossroot, alpine: Alpine) -> None:
     root.run("install", "riscv64", "libhello", check=True)
-    seen = [path for path in alpine.server.paths() if f"/{HOST}/" in path]
+    seen = [path for path in alpine.server.paths() if f"/{releases.HOST}/" in path]
     root.run("install", "riscv64", "hello", check=True)
-    assert [path for path in alpine.server.paths() if f"/{HOST}/" in path] == seen
+    assert [path for path in alpine.server.paths() if f"/{releases.HOST}/" in path] == seen
     assert [each["name"] for each in json.loads(root.run("list", "--json").stdout)] == ["riscv64"]
 
 
@@ -156,7 +154,7 @@ def test_a_root_answers_to_other_names_of_its_arch(crossroot: Crossroot, alpine:
 
 
 def test_without_a_native_apk_the_roots_own_is_used_and_that_is_said(root: Crossroot, alpine: Alpine) -> None:
-    shutil.rmtree(alpine.folder / alpine.branch / "releases" / HOST)
+    shutil.rmtree(alpine.folder / alpine.branch / "releases" / releases.HOST)
     result = root.run("install", "riscv64", "hello", check=True)
     assert "the root's own is used, emulated and slower" in result.stderr
     assert root.run("run", "riscv64", "--", "hello").stdout == "hello\n"

@@ -11,17 +11,17 @@ LAYERS = {
         errors linux osrelease
     """,
     1: """
-        arch deletion elf fetch guest namespaces oci oci_image pack paths pick tree ui unpack
+        arch deletion elf fetch guest namespaces normalise oci oci_image pack paths pick tree ui unpack
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
-        distros.debian emulator emulator_fetch handlers mounts probe profiles store
+        distros.debian emulator emulator_fetch handlers lock mounts probe profiles store
     """,
     3: """
         bootstrap ci doctor enter export packages session
     """,
     4: """
-        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.packages
+        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.packages
         cli.profile cli.roots cli.sessions
     """,
 }

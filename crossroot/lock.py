@@ -1,0 +1,218 @@
+"""Lock files: a root pinned down to the archive's hash and the exact version and digest of every package.
+
+A lock is TOML, with a line for each package, so that its differences can be read. It holds the whole profile and the
+public keys of the profile, so that it is enough by itself.
+"""
+
+import calendar
+import dataclasses
+import os
+import re
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossroot import apk, fetch, profiles
+from crossroot.errors import CrossrootError, UsageError
+from crossroot.profiles import Profile
+
+_FORMAT = 1
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_DATABASES = ("/usr/lib/apk/db/installed", "/lib/apk/db/installed")  # of apk-tools 3 and 2
+_STATUS = "/var/lib/dpkg/status"
+_MOST_NAMED = 5  # packages in one message
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A package as it has to be. digest: Q1 and base64 as apk's index has it, "" where there is none."""
+
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What it takes to make a root again.
+
+    archive: URL, and sha512 its hash; both "" for a root of packages alone. mirror, branch: as in `store.Root`.
+    made: a `store.timestamp`. world: what was asked for, in apk's words. keys: public ones, by name.
+    """
+
+    profile: Profile
+    archive: str
+    sha512: str
+    mirror: str
+    branch: str
+    made: str
+    world: tuple[str, ...]
+    keys: dict[str, bytes]
+    packages: dict[str, Pin]
+
+    @property
+    def seconds(self) -> int:
+        """When it was made, in seconds since the epoch."""
+        return calendar.timegm(time.strptime(self.made, _TIME))
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the archive may be: at its own address, and in the same place of the other mirrors."""
+        others = [mirror.rstrip("/") for mirror in self.profile.mirrors]
+        place = self.archive.removeprefix(self.mirror)
+        return list(dict.fromkeys([self.archive, *(mirror + place for mirror in others)]))
+
+
+def render(lock: Lock) -> str:
+    """The text of the lock file."""
+    value = profiles.toml_value
+    lines = [
+        f"# A lock of the profile {lock.profile.name}. Make its root with: crossroot create --locked FILE",
+        f"format = {_FORMAT}",
+        f"name = {value(lock.profile.name)}",
+        f"archive = {value(lock.archive)}",
+        f"sha512 = {value(lock.sha512)}",
+        f"mirror = {value(lock.mirror)}",
+        f"branch = {value(lock.branch)}",
+        f"made = {value(lock.made)}",
+        f"world = {value(lock.world)}",
+        "",
+        # The archive is known by its hash, and the keys are below.
+        profiles.to_toml(dataclasses.replace(lock.profile, keyring="", keys=()), table="profile"),
+        "[keys]",
+        *(f"{value(name)} = {value(key.decode())}" for name, key in sorted(lock.keys.items())),
+        "",
+        "[packages]",
+        *(f"{value(name)} = {value(f'{pin.version} {pin.digest}'.strip())}" for name, pin in _sorted(lock)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sorted(lock: Lock) -> list[tuple[str, Pin]]:
+    return sorted(lock.packages.items())
+
+
+def read(path: Path) -> Lock:
+    """The lock in a file. Raises UsageError if it cannot be read or makes no sense."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="make one: crossroot lock PROFILE") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _unsound(path, str(error)) from error
+    if document.get("format") != _FORMAT:
+        raise UsageError(
+            f"{path} is no lock of format {_FORMAT}, which this crossroot knows",
+            hint="use the version of crossroot that made it, or lock the profile again",
+        )
+    try:
+        return _from_document(document, path, text)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unsound(path, f"it has no proper {error}") from error
+
+
+def _from_document(document: dict[str, Any], path: Path, text: str) -> Lock:
+    texts = {key: _text(document, key) for key in ("archive", "sha512", "mirror", "branch", "made")}
+    lock = Lock(
+        profile=profiles.embedded(_text(document, "name"), document["profile"], path, text),
+        world=tuple(map(str, document["world"])),
+        keys={_file_name(name): key.encode() for name, key in document["keys"].items()},
+        packages={name: Pin(*f"{pin} ".split(" ")[:2]) for name, pin in document["packages"].items()},
+        **texts,
+    )
+    if lock.seconds < 0 or (lock.archive and not re.fullmatch("[0-9a-f]{128}", lock.sha512)):
+        raise ValueError("sha512")
+    return lock
+
+
+def _text(document: dict[str, Any], key: str) -> str:
+    if not isinstance(document[key], str):
+        raise TypeError(key)
+    return str(document[key])
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._+-]*", name):
+        raise ValueError(f"name of a key: {name!r}")
+    return name
+
+
+def _unsound(path: Path, why: str) -> UsageError:
+    return UsageError(f"{path} is not a sound lock: {why}", hint="make it anew: crossroot lock PROFILE -o FILE")
+
+
+# What is in a root
+
+
+def installed() -> dict[str, Pin]:
+    """The packages of the root that is "/", by name; those of a foreign arch of Debian's as NAME:ARCH."""
+    for file in _DATABASES:
+        if os.path.isfile(file):
+            fields = _blocks(file, ("P", "V", "C"))
+            return {each["P"]: Pin(each["V"], each["C"]) for each in fields if not each["P"].startswith(".")}
+    if os.path.isfile(_STATUS):
+        fields = _blocks(_STATUS, ("Package", "Version", "Status"))
+        return {each["Package"]: Pin(each["Version"], "") for each in fields if each["Status"].endswith(" installed")}
+    return {}
+
+
+def _blocks(file: str, keys: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The fields `keys` of each block of `KEY:VALUE` lines, blocks that lack one left out."""
+    found: dict[str, str] = {}
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for line in [*lines, "\n"]:
+            if line == "\n":
+                if len(found) == len(keys):
+                    yield found
+                found = {}
+            key, colon, value = line.partition(":")
+            if colon and key in keys:
+                found.setdefault(key, value.strip())
+
+
+def check(lock: Lock, found: dict[str, Pin]) -> None:
+    """Raise CrossrootError unless the packages of a root are those of the lock."""
+    if found == lock.packages:
+        return
+    differences = []
+    for name in sorted({*found, *lock.packages}):
+        is_, wanted = found.get(name), lock.packages.get(name)
+        if wanted is None:
+            differences.append(f"{name}, which is not in the lock, was installed")
+        elif is_ is None:
+            differences.append(f"{name} is missing")
+        elif is_.version != wanted.version:
+            differences.append(f"{name} is {is_.version}, not {wanted.version}")
+        elif is_ != wanted:
+            differences.append(f"{name} {wanted.version} is another build now ({is_.digest}, not {wanted.digest})")
+    raise CrossrootError(f"the root is not what the lock says: {_several(differences)}", hint=_LOCK_ANEW)
+
+
+def gone(lock: Lock, present: dict[str, Pin], repositories: Sequence[str]) -> CrossrootError | None:
+    """The error that names the packages that no repository has any more; None if all are there, as far as is known.
+
+    present: what the root has from its archive. repositories: URLs, each with a folder of the arch.
+    """
+    arch = lock.profile.arch
+    keys = apk.keys(arch) | lock.keys
+    there = set()
+    for repository in repositories:
+        url = f"{repository}/{arch.name}/APKINDEX.tar.gz"
+        index = apk.read_index(fetch.read_small(url, limit=apk.LARGEST_INDEX), keys, fetch.shown(url))
+        there |= {(package.name, package.version) for package in index}
+    wanted = {(name, pin.version) for name, pin in lock.packages.items() if present.get(name) != pin}
+    missing = [f"{name} {version}" for name, version in sorted(wanted - there)]
+    if not missing:
+        return None
+    return CrossrootError(f"no repository of the lock has {_several(missing)} any more", hint=_LOCK_ANEW)
+
+
+_LOCK_ANEW = "lock the profile again: crossroot lock PROFILE -o FILE; or name a mirror in it that keeps old versions"
+
+
+def _several(words: Sequence[str]) -> str:
+    more = len(words) - _MOST_NAMED
+    return ", ".join(words[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
