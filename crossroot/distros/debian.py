@@ -280,6 +280,7 @@ def _command(recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[s
 
 def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[str]:
     packages = ["apt", *with_companions(recipe.packages)]  # Ubuntu's minbase is without apt, which is to install more
+    simulated = f'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install {shlex.join(packages)}'
     options = [
         "--mode=root",
         "--format=directory",
@@ -294,7 +295,7 @@ def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_S
         "--dpkgopt=force-unsafe-io",
         f"--include={','.join(packages)}",
         # It looks for these only after minutes of emulation, so that a misspelt name would be told late.
-        f'--extract-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install {shlex.join(packages)} >/dev/null',
+        f"--extract-hook={simulated} >/dev/null",
     ]
     if not sources:
         options.append(f"--keyring={recipe.trusted}")
