@@ -1,6 +1,7 @@
 """The command line: parse, call, print. The only place that catches errors and decides on the exit status."""
 
 import importlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -77,6 +78,7 @@ def _crossroot(
 
 def main(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit status; every error ends here as a line on stderr."""
+    _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -106,6 +108,17 @@ def main(arguments: list[str]) -> int:
         ui.error(describe_os_error(error), "check the path and its permissions")
         return _status(arguments, EXIT_FAILED)
     return result if isinstance(result, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null in the place of a standard stream that the caller has closed (`2>&-`).
+
+    Python has None there, and the next file to be opened would become the stream, also of a session's command.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
 
 
 def _leave(number: int, _: FrameType | None) -> None:
