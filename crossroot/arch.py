@@ -178,16 +178,11 @@ _BY_NAME: dict[str, Arch] = {}
 for _arch in _ARCHES:
     _BY_NAME[_arch.name] = _arch
 for _arch in _ARCHES:
-    for _name in (
-        _arch.debian,
-        _arch.docker,
-        _arch.docker.removeprefix("linux/"),
-        _arch.qemu,
-        _arch.uname,
-        *_arch.aliases,
-    ):
+    for _name in (_arch.debian, _arch.docker, _arch.docker.removeprefix("linux/"), _arch.uname, *_arch.aliases):
         if _name:
             _BY_NAME.setdefault(_name, _arch)
+for _arch in _ARCHES:  # qemu's last: it has one name, arm, for both armhf and armv7, which is an alias of the latter
+    _BY_NAME.setdefault(_arch.qemu, _arch)
 
 
 def find(name: str) -> Arch:

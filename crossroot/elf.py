@@ -1,5 +1,6 @@
 """ELF: what a file's header says, and the probe program for an arch (System V ABI, chapter 4 and 5)."""
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,10 @@ def read(path: Path) -> Header | None:
             return None
         offset = struct.unpack_from(order + ("Q" if wide else "I"), start, 32 if wide else 28)[0]
         size, count = struct.unpack_from(order + "HH", start, 54 if wide else 42)
-        file.seek(offset)
-        table = file.read(size * min(count, _MAX_PROGRAM_HEADERS))
+        table = b""
+        if offset < os.fstat(file.fileno()).st_size:
+            file.seek(offset)
+            table = file.read(size * min(count, _MAX_PROGRAM_HEADERS))
     types = (struct.unpack_from(order + "I", table, at)[0] for at in range(0, len(table) - 3, size or 1))
     return Header(tuple(arches.of_elf(start)), _PT_INTERP not in types)
 

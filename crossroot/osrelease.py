@@ -6,12 +6,15 @@ from pathlib import Path
 FILES = ("/etc/os-release", "/usr/lib/os-release")
 
 
+_LONGEST_LINE = 4096  # characters; shlex takes quadratic time for a word
+
+
 def parse(text: str) -> dict[str, str]:
-    """The fields of an os-release file; a line that cannot be understood is left out."""
+    """The fields of an os-release file; a line that cannot be understood, or is of absurd length, is left out."""
     fields = {}
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
-        if not equals or key.startswith("#"):
+        if not equals or key.startswith("#") or len(line) > _LONGEST_LINE:
             continue
         try:
             fields[key] = "".join(shlex.split(value)[:1])

@@ -618,5 +618,6 @@ def _explained(error: OSError) -> CrossrootError:
         errno.EROFS: "set CROSSROOT_STORE to a folder on a writable file system",
         errno.EACCES: "set CROSSROOT_STORE to a folder that you may write to",
         errno.EPERM: "see whether it is immutable: lsattr -d",
+        errno.ENOTDIR: "set CROSSROOT_STORE to a folder",
     }
     return CrossrootError(namespaces.describe_os_error(error), hint=hints.get(error.errno or 0, ""))

@@ -68,7 +68,7 @@ def _live_task(title: str) -> Iterator[Progress]:
 
     # auto_refresh starts a thread; a process with a second thread cannot unshare its user namespace.
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeElapsedColumn(),

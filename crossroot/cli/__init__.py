@@ -79,6 +79,8 @@ def _crossroot(
 def main(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit status; every error ends here as a line on stderr."""
     _open_closed_streams()
+    # A caller that ignores it has passed that on, and then children cannot be waited for (wait(2), NOTES).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)

@@ -421,7 +421,6 @@ def test_on_a_terminal_progress_is_live_and_goes_away(crossroot: Crossroot, serv
     assert "unpacking: done" in shown
 
 
-@pytest.mark.xfail(strict=True, reason="ui: the description of a task is taken for markup of rich")
 @pytest.mark.emulation
 def test_what_looks_like_markup_is_shown_as_it_is(crossroot: Crossroot) -> None:
     env = write_profile(crossroot, 'extends = "riscv64"\nhooks = ["[ -d /etc ] && echo [/bold] >/etc/motd"]\n')
@@ -468,6 +467,19 @@ def test_profiles_are_listed_shown_found_and_checked(crossroot: Crossroot) -> No
 def test_the_version_is_printed(crossroot: Crossroot) -> None:
     result = crossroot.run("--version", check=True)
     assert (result.stdout, result.stderr) == (f"crossroot {__version__}\n", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_not_matter(closed: str, crossroot: Crossroot) -> None:
+    path = write_archive(crossroot, archives.rootfs("riscv64"))
+
+    def status(*arguments: str | Path) -> int:
+        command = ["sh", "-c", f'"$@" {closed}', "sh", *crossroot.command(*arguments)]
+        return crossroot.identity.run(command, env=crossroot.environment()).returncode
+
+    assert status("create", "riscv64", "--from", path) == 0
+    assert status("list") == 0
+    assert status("run", "riscv64", "--", "/bin/true") == ord("/")
 
 
 COMMANDS = ["", "create", "shell", "run", "list", "info", "remove", "rm", "profile list", "profile show"]

@@ -212,7 +212,6 @@ def test_a_shell_reads_commands_from_a_pipe(shared_root: Crossroot) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (5, "riscv64\n", "")
 
 
-@pytest.mark.xfail(reason="main() does not yet open /dev/null in place of streams that its caller has closed")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_obstacle(shared_root: Crossroot, closed: str) -> None:
     alive = shared_root.tmp / "alive"
@@ -594,7 +593,6 @@ def test_kills_at_any_moment_leave_nothing(shared_root: Crossroot) -> None:
     assert sh(shared_root, "uname -m") == "riscv64\n"
 
 
-@pytest.mark.xfail(reason="main() does not yet reset SIGCHLD, which its caller may ignore")
 def test_a_caller_that_ignores_sigchld_is_no_obstacle(shared_root: Crossroot) -> None:
     code = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     command = [

@@ -75,13 +75,10 @@ def test_a_loader_makes_it_dynamic(known: Arch, file: Path) -> None:
     assert not header.static
 
 
-OUT_OF_RANGE = pytest.mark.xfail(raises=ValueError, reason="read() seeks to where no file can reach")
-
-
 @pytest.mark.parametrize(
     ("at", "value"),
     [
-        pytest.param(32, b"\xff" * 8, marks=OUT_OF_RANGE),  # e_phoff
+        (32, b"\xff" * 8),  # e_phoff
         (32, b"\0" * 8),
         (54, b"\0\0"),  # e_phentsize
         (54, b"\xff\xff"),
