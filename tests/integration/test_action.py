@@ -162,6 +162,27 @@ def test_the_files_of_github_can_be_written_when_that_is_asked_for(action: Actio
     assert result.annotations[0].message == "wrong\nline"
 
 
+@pytest.mark.alpine
+def test_a_lock_file_says_all_about_the_root_and_is_the_key_of_the_cache(action: Action) -> None:
+    """Of a profile `board` that the runner does not know."""
+    runner = action.runner
+    runner.caches.clear()
+    assert action.use("true", {"cache": "true"}).status == 0
+    work = runner.temp / "crossroot"
+    environment = {
+        "HOME": str(runner.home),
+        "CROSSROOT_STORE": str(work / "store"),
+        "CROSSROOT_CACHE": str(work / "cache"),
+    }
+    lock = [str(work / "venv/bin/crossroot"), "lock", "riscv64", "-o", "crossroot-board.lock"]
+    runner.identity.run(lock, env=environment, cwd=runner.workspace, check=True)
+    result = action.use("uname -m\nhostname", {"profile": "board", "cache": "true"})
+    assert result.status == 0, result.log
+    assert result.log.splitlines()[-4:-2] == ["riscv64", "board"]
+    assert len(runner.caches) == 2
+    runner.identity.run(["rm", runner.workspace / "crossroot-board.lock"], check=True)
+
+
 def test_a_job_that_is_cancelled_leaves_nothing(action: Action) -> None:
     """GitHub sends SIGINT to the step's shell, SIGTERM some seconds later, and kills all at last."""
     begun = action.runner.workspace / "begun"
@@ -184,6 +205,7 @@ def test_a_job_that_is_cancelled_leaves_nothing(action: Action) -> None:
 def test_the_downloads_are_cached_by_lock_and_packages(action: Action) -> None:
     runner = action.runner
     downloads = runner.temp / "crossroot/cache"
+    runner.caches.clear()
     assert action.use("false", {"cache": "true"}).status != 0
     assert runner.caches == {}  # nothing is saved of a job that failed
     runner.identity.run(["touch", downloads / "mark"], check=True)
