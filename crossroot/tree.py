@@ -56,9 +56,8 @@ class Entry:
             raise unreadable(error, self.path) from error
         status = os.fstat(descriptor)
         # The type too: the number of a deleted inode is soon that of another.
-        if _identity(status) != _identity(self.status) or stat.S_IFMT(status.st_mode) != stat.S_IFMT(
-            self.status.st_mode
-        ):
+        same_type = stat.S_IFMT(status.st_mode) == stat.S_IFMT(self.status.st_mode)
+        if _identity(status) != _identity(self.status) or not same_type:
             os.close(descriptor)
             raise changed(self.path)
         return descriptor

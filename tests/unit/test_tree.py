@@ -120,7 +120,7 @@ def test_a_tree_may_be_deeper_than_paths_and_descriptors_reach(tmp_path: Path) -
 def test_a_folder_that_is_moved_away_meanwhile_ends_the_walk(tmp_path: Path) -> None:
     (tmp_path / "tree/a/b").mkdir(parents=True)
     (tmp_path / "tree/c").mkdir()
-    (tmp_path / "other").mkdir()
+    (tmp_path / "other/c").mkdir(parents=True)  # not to be taken for that of the tree
     with (
         opened(tmp_path / "tree") as descriptor,
         pytest.raises(CrossrootError, match="changed while it was being read"),
