@@ -35,5 +35,6 @@ def ci(
     loaded = {profile.name: profile for profile in (profiles.load(name, paths.profile_folders()) for name in names)}
     for profile in loaded.values():
         if any(source.parent != paths.builtin_profiles() for source in profile.sources):
-            ui.note(f"the profile {profile.name} is not crossroot's own: see docs/ci.md for how the job gets it")
+            name = profile.name
+            ui.note(f"the runner lacks your profile {name}; lock it: crossroot lock {name} -o crossroot-{name}.lock")
     print(ci_module.job(service, list(loaded.values()), run=run, packages=package or ()), end="")

@@ -260,6 +260,13 @@ def printed(service: str, run: str) -> str:
     return ci.job(service, [profiles.load("riscv64", [paths.builtin_profiles()])], run=run)
 
 
+def test_an_installed_crossroot_prints_the_same_job(action: Action) -> None:
+    runner = action.runner
+    assert action.use("true").status == 0
+    command = [str(runner.temp / "crossroot/venv/bin/crossroot"), "ci", "github", "riscv64", "--run", "uname -m"]
+    assert runner.identity.run(command, check=True).stdout == printed("github", "uname -m")
+
+
 @pytest.mark.usefixtures("no_roots_left")
 def test_the_job_for_github_runs(user_runner: Runner) -> None:
     result = user_runner.run_job(printed("github", "uname -m\ncat readme\npwd"), {"profile": "riscv64"})

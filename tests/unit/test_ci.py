@@ -135,6 +135,30 @@ def test_mmdebstrap_is_installed_only_for_roots_that_need_it(service: str) -> No
     assert "mmdebstrap" in job(service, "riscv64", "debian-riscv64")
 
 
+def crossroot(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run crossroot with these arguments and the profiles of a user with this home."""
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "crossroot", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def test_the_command_prints_the_job_and_names_each_profile_once(tmp_path: Path) -> None:
+    result = crossroot(tmp_path, "ci", "github", "arm64", "riscv64", "aarch64", "--run", "make", "--package", "gcc")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == job("github", "aarch64", "riscv64", run="make", packages=["gcc"])
+
+
+def test_the_command_says_so_if_the_runner_lacks_a_profile(tmp_path: Path) -> None:
+    folder = tmp_path / ".config/crossroot/profiles"
+    folder.mkdir(parents=True)
+    (folder / "board.toml").write_text('extends = "riscv64"\n')
+    result = crossroot(tmp_path, "ci", "gitlab", "board", "riscv64")
+    assert "crossroot-board:" in result.stdout
+    assert [line for line in result.stderr.splitlines() if "lacks" in line] == [
+        "crossroot: the runner lacks your profile board; lock it: crossroot lock board -o crossroot-board.lock"
+    ]
+
+
 def test_an_unknown_service_is_refused() -> None:
     with pytest.raises(UsageError, match="no jobs for 'jenkins'") as caught:
         job("jenkins")
