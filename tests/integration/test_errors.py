@@ -331,7 +331,8 @@ def test_impossible_names(name: str, crossroot: Crossroot) -> None:
     [
         ("create riscv65", "there is no profile 'riscv65'", "riscv64"),
         ("create linux/arm/v9", "'linux/arm/v9'", "profile list"),
-        ("create", "Missing argument 'PROFILE'", "crossroot create --help"),
+        ("create", "no profile is named", "crossroot create riscv64"),
+        ("info", "Missing argument 'NAME'", "crossroot info --help"),
         ("create riscv64 --mirorr x", "No such option: --mirorr", "crossroot create --help"),
         ("create riscv64 --mirror", "--mirror", "crossroot create --help"),
         ("create riscv64 --binfmt never", "'never' is no binfmt policy", "auto, host, private"),
