@@ -100,7 +100,7 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
     if profile.distro in debian.DISTROS:
         raise UsageError(
             f"{profile.name} is a profile of {profile.distro}, and locks are for Alpine only",
-            hint="pin a suite of a snapshot archive instead: mirrors in the profile",
+            hint="name a mirror of one day, a snapshot, under mirrors in the profile instead",
         )
     with store.create(request.name, store_folder, replace=False) as unfinished:
         root = _make(request, unfinished, cache)

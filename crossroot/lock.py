@@ -6,6 +6,7 @@ public keys of the profile, so that it is enough by itself.
 
 import calendar
 import dataclasses
+import itertools
 import os
 import re
 import time
@@ -22,13 +23,12 @@ from crossroot.profiles import Profile
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _DATABASES = ("/usr/lib/apk/db/installed", "/lib/apk/db/installed")  # of apk-tools 3 and 2
-_STATUS = "/var/lib/dpkg/status"
 _MOST_NAMED = 5  # packages in one message
 
 
 @dataclass(frozen=True)
 class Pin:
-    """A package as it has to be. digest: Q1 and base64 as apk's index has it, "" where there is none."""
+    """A package as it has to be. digest: Q1 and base64 of the SHA1 of its control member, as apk's index has it."""
 
     version: str
     digest: str
@@ -148,22 +148,17 @@ def _unsound(path: Path, why: str) -> UsageError:
 
 
 def installed() -> dict[str, Pin]:
-    """The packages of the root that is "/", by name; those of a foreign arch of Debian's as NAME:ARCH."""
-    for file in _DATABASES:
-        if os.path.isfile(file):
-            fields = _blocks(file, ("P", "V", "C"))
-            return {each["P"]: Pin(each["V"], each["C"]) for each in fields if not each["P"].startswith(".")}
-    if os.path.isfile(_STATUS):
-        fields = _blocks(_STATUS, ("Package", "Version", "Status"))
-        return {each["Package"]: Pin(each["Version"], "") for each in fields if each["Status"].endswith(" installed")}
-    return {}
+    """The packages of the root that is "/", by name, without virtual ones; none if it has no database of apk."""
+    file = next(filter(os.path.isfile, _DATABASES), None)
+    blocks = _blocks(file, ("P", "V", "C")) if file else ()
+    return {block["P"]: Pin(block["V"], block["C"]) for block in blocks if not block["P"].startswith(".")}
 
 
 def _blocks(file: str, keys: Sequence[str]) -> Iterator[dict[str, str]]:
     """The fields `keys` of each block of `KEY:VALUE` lines, blocks that lack one left out."""
     found: dict[str, str] = {}
     with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in [*lines, "\n"]:
+        for line in itertools.chain(lines, ["\n"]):
             if line == "\n":
                 if len(found) == len(keys):
                     yield found

@@ -11,16 +11,13 @@ from pathlib import Path
 
 from crossroot import guest
 
-# Emptied folders: logs, caches, and lists that are fetched anew.
-_FOLDERS = ("/var/log", "/var/cache/apk", "/var/cache/ldconfig", "/var/cache/apt/archives", "/var/lib/apt/lists")
+# Emptied folders: logs and caches.
+_FOLDERS = ("/var/log", "/var/cache/apk", "/var/cache/ldconfig")
 
-# Written once and for each machine, or a copy of what was before.
+# Copies of what was before a package added an account, and what hooks typed.
 _FILES = (
-    *("/root/.ash_history", "/var/cache/apt/pkgcache.bin", "/var/cache/apt/srcpkgcache.bin"),
-    *("/var/lib/dpkg/status-old", "/var/lib/dpkg/available-old", "/var/lib/dpkg/diversions-old"),
-    *("/var/lib/dpkg/statoverride-old", "/var/lib/systemd/catalog/database"),
     *("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-"),
-    *("/var/cache/debconf/config.dat-old", "/var/cache/debconf/templates.dat-old"),
+    "/root/.ash_history",
 )
 
 # The host's; a session has its own in their place, or makes one.

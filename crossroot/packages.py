@@ -109,7 +109,7 @@ _APT_CAUSES = (
     _Cause(
         r"Unable to locate package (\S+)",
         "its archive has no package {0}",
-        "check the name among the packages of the distribution, and the root's /etc/apt/sources.list",
+        "check the name: apt-cache search WORD in the root, and its /etc/apt/sources.list",
     ),
     _Cause(
         r"(NO_PUBKEY \w+|EXPKEYSIG \w+|is not signed)",
