@@ -5,9 +5,12 @@ import sys
 
 def main() -> int:
     """Run the command line in sys.argv and return the exit status."""
-    from crossroot import cli
+    try:
+        from crossroot import cli
 
-    return cli.main(sys.argv[1:])
+        return cli.main(sys.argv[1:])
+    except KeyboardInterrupt:  # while crossroot itself is being loaded
+        return 130
 
 
 if __name__ == "__main__":

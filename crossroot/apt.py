@@ -25,6 +25,7 @@ ETC = Path("/etc/apt")
 
 # Suites that newer versions of packages come from, by the ID or ID_LIKE of os-release(5): names that each archive
 # gives to whichever release it is at the time.
+FROM_ALPINE = "fetch one from Alpine: crossroot emulator fetch ARCH --source alpine"
 _NEWER = {"ubuntu": ("devel",), "debian": ("stable", "testing", "unstable")}
 _COMPONENT = {"ubuntu": "universe", "debian": "main"}
 
@@ -203,7 +204,10 @@ class Apt:
         shown = self._run("apt-cache", "show", wanted).stdout
         found = re.search(r"^SHA256: ([0-9a-f]{64})$", shown, re.MULTILINE)
         if not found:
-            raise CrossrootError(f"apt knows no SHA256 of {wanted}", hint="use --source alpine")
+            raise CrossrootError(
+                f"apt knows no SHA256 of {wanted}",
+                hint=FROM_ALPINE,
+            )
         return fetch.Digest("sha256", found[1])
 
     def _run(self, *command: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -214,7 +214,10 @@ def _from_apt(wish: Wish, staging: Path, cache: Path) -> _Origin:
     """Stage the emulator from the first suite that has a version that will do: the host's own, its backports, newer."""
     release = apt.release()
     if release is None:
-        raise CrossrootError("this host is no Debian or Ubuntu with apt", hint="use --source alpine")
+        raise CrossrootError(
+            "this host is no Debian or Ubuntu with apt",
+            hint=apt.FROM_ALPINE,
+        )
     problems: list[str] = []
     seen: list[str] = []
     with apt.opened(cache / "apt") as packages:
@@ -232,7 +235,7 @@ def _from_apt(wish: Wish, staging: Path, cache: Path) -> _Origin:
     wanted = f", not version {wish.version}" if seen and wish.version else ""
     raise CrossrootError(
         f"the archive of this host {have}{wanted}" + (f" ({said})" if said else ""),
-        hint="look at /etc/apt/sources.list and /etc/apt/sources.list.d, or use --source alpine",
+        hint=f"look at /etc/apt/sources.list and /etc/apt/sources.list.d, or {apt.FROM_ALPINE}",
     )
 
 

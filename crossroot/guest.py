@@ -4,6 +4,7 @@ Called with the root as "/". Python's pwd module must not be used there: glibc w
 into crossroot.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class _Database:
 
 _PASSWD = _Database("/etc/passwd", 7, (2, 3))
 _GROUP = _Database("/etc/group", 4, (2,))
+_ROOT = ["root", "x", "0", "0", "root", "/root", "/bin/sh"]  # of a rootfs without /etc/passwd
 _LARGEST_FILE = 4 << 20  # bytes
 _LARGEST_ID = 0xFFFFFFFE  # the next one means "none" to system calls
 
@@ -41,12 +43,11 @@ class Identity:
 def identity(user: str) -> Identity:
     """Look up USER[:GROUP], each a name or a number. A number needs no entry. Raises CrossrootError otherwise."""
     name, _, group = user.partition(":")
-    row = next((row for row in _rows(_PASSWD) if name in (row[0], row[2])), None)
+    accounts = _rows(_PASSWD) or [_ROOT]
+    row = next((row for row in accounts if name in (row[0], row[2])), None)
     if row is None and not _is_id(name):
-        known = ", ".join(row[0] for row in _rows(_PASSWD)[:8])
-        raise CrossrootError(
-            f"the root has no user '{name}'", hint=f"it has {known}" if known else "it has no /etc/passwd"
-        )
+        known = ", ".join(row[0] for row in accounts[:8])
+        raise CrossrootError(f"the root has no user '{name}'", hint=f"it has {known}")
     uid = int(row[2]) if row else int(name)
     gid = _group_id(group) if group else int(row[3]) if row else uid
     groups = {int(other[2]) for other in _rows(_GROUP) if row and row[0] in other[3].split(",")}
@@ -62,6 +63,10 @@ def read(file: str) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return b""
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # links in a circle
+            return b""
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return b""

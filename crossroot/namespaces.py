@@ -21,6 +21,8 @@ from crossroot import linux
 from crossroot.errors import CrossrootError
 from crossroot.ui import Progress, no_progress
 
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
 Row = tuple[int, int, int]  # first id inside, first id outside, count: a line of /proc/PID/uid_map
 
 
@@ -172,15 +174,18 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
     asked, ask = os.pipe()  # "write my id map", then closed
     granted, grant = os.pipe()  # "it is written", or closed
     parent = os.getpid()
+    # Held back, or one that arrives now would let the child run the clean-up of its parent.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
     pid = os.fork()
     if pid == 0:
         for descriptor in (receive, asked, grant):
             os.close(descriptor)
-        _be_child(function, Reporter(send), id_map, flags, _Handshake(parent, ask, granted))
-    for descriptor in (send, ask, granted):
-        os.close(descriptor)
+        _be_child(function, Reporter(send), id_map, flags, _Handshake(parent, mask, ask, granted))
     child = Child(pid, receive)
     try:
+        for descriptor in (send, ask, granted):
+            os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if id_map is not None and os.read(asked, 1):  # nothing to read: it failed, and its message says why
             _write_map(pid, id_map)
             os.write(grant, b"y")
@@ -195,9 +200,11 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
 
 @dataclass(frozen=True)
 class _Handshake:
-    """The child's side of its start. parent: the pid it must not outlive. ask, granted: pipe ends, see spawn."""
+    """The child's side of its start. parent: the pid it must not outlive. mask: its signals to hold back, see
+    pthread_sigmask(3). ask, granted: pipe ends, see spawn."""
 
     parent: int
+    mask: set[signal.Signals | int]
     ask: int
     granted: int
 
@@ -212,8 +219,9 @@ def _be_child(
     """The child's life; leaves by os._exit only, so that nothing of the parent's clean-up runs here."""
     status = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for number in _INTERRUPTING:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, handshake.mask)
         os.setsid()
         if id_map is not None:
             _enter_user_namespace(id_map, handshake)

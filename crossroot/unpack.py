@@ -660,4 +660,4 @@ def _failure(error: OSError, path: bytes) -> CrossrootError:
         return CrossrootError(
             f"no space left while unpacking {_shown(path)}: {error.strerror}", hint="free some, or use another store"
         )
-    return CrossrootError(f"cannot unpack {_shown(path)}: {error.strerror}")
+    return CrossrootError(f"cannot unpack {_shown(path)}: {error.strerror}", hint=_AGAIN_HINT)

@@ -85,10 +85,15 @@ def test_unknown_groups_are_refused(rootfs: Path, group: str) -> None:
     ],
 )
 def test_nonsense_in_passwd_is_no_user(rootfs: Path, content: bytes) -> None:
-    (rootfs / "etc/passwd").write_bytes(content)
-    with pytest.raises(CrossrootError, match="the root has no user 'root'"):
-        identity(rootfs, "root")
+    (rootfs / "etc/passwd").write_bytes(content.replace(b"root", b"guest"))
+    with pytest.raises(CrossrootError, match="the root has no user 'guest'"):
+        identity(rootfs, "guest")
     assert identity(rootfs, "0")[:2] == [0, 0]
+
+
+def test_root_is_root_without_an_entry(rootfs: Path) -> None:
+    (rootfs / "etc/passwd").unlink()
+    assert identity(rootfs, "root")[:2] == [0, 0]
 
 
 def test_what_is_no_regular_file_has_no_content(tmp_path: Path) -> None:
