@@ -183,6 +183,14 @@ def open_local(path: Path, digest: Digest | None) -> Verified:
     return verified
 
 
+def certificates() -> Path:
+    """The file of certificates that downloads trust: the one named in the environment, or that of requests."""
+    import certifi
+
+    named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+    return Path(next((path for path in named if path and os.path.isfile(path)), certifi.where()))
+
+
 def shown(url: str) -> str:
     """`url` fit for a message: without the user name and password in it, without unprintable characters."""
     bare = re.sub(r"^([a-zA-Z]+://)[^/?#]*@", r"\1", url)

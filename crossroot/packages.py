@@ -209,10 +209,12 @@ def _run_apk(
     """Run apk in a session of the root: `tool`, or the root's own."""
     shared = cache / "apk" / root.arch
     shared.mkdir(parents=True, exist_ok=True)
-    binds = [f"{shared}:{_CACHE}"]
+    binds, env = [f"{shared}:{_CACHE}"], {}
     command = ["apk"]
     if tool:
-        binds.append(f"{tool.folder}:{_TOOL}:ro")
+        # A root that is only being made has no certificates of its own.
+        binds += [f"{tool.folder}:{_TOOL}:ro", f"{fetch.certificates()}:{_CERTIFICATES}:ro"]
+        env["SSL_CERT_FILE"] = _CERTIFICATES
         command = tool.command(_TOOL)
     # Without an explicit --root apk-tools 2 ignores --arch.
     command += ["--root", "/", "--arch", root.arch, "--cache-dir", _CACHE, "--update-cache", *arguments]
@@ -220,7 +222,7 @@ def _run_apk(
         # Two apks that download the same file would write into one temporary file.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _age(shared)
-        status, output = _run(root, qemu, command, binds, {}, what)
+        status, output = _run(root, qemu, command, binds, env, what)
     if status != 0 or _GRAVE.search(output):
         raise _explained(what, status, output, _APK_CAUSES)
 

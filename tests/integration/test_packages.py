@@ -71,6 +71,24 @@ def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
 
 
 @pytest.fixture
+def secure(alpine: Alpine, tmp_path: Path) -> Iterator[Alpine]:
+    """The same over https, with a certificate of our own: tls.pem below `folder`."""
+    certificate, key = tmp_path / "tls.pem", tmp_path / "tls.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with http.serve(tmp_path, tls=(certificate, key)) as server:
+        server.url = server.url.replace("127.0.0.1", "localhost")  # apk knows no certificates of addresses
+        yield dataclasses.replace(alpine, server=server)
+
+
+@pytest.fixture
 def root(crossroot: Crossroot, alpine: Alpine) -> Crossroot:
     """With a root riscv64 that trusts the mirror's packages."""
     env = write_profile(crossroot, alpine)
@@ -116,6 +134,17 @@ def test_packages_are_installed_natively_and_only_their_scripts_are_emulated(roo
     assert "hello" in (rootfs(root) / "etc/apk/world").read_text().split()
     assert sorted(os.listdir(rootfs(root) / "dev")) == []
     expect.roots(root.store, "riscv64")
+
+
+def test_a_root_is_made_from_packages_over_https(crossroot: Crossroot, secure: Alpine) -> None:
+    secure.publish([*PACKAGES, *releases.as_packages(secure.folder, "riscv64")])
+    # /etc/hosts, as an empty root does not know localhost.
+    more = 'source = "packages"\npackages = ["libhello"]\nbinds = ["/etc/hosts"]'
+    env = write_profile(crossroot, secure, more)
+    certificate = crossroot.tmp / "tls.pem"
+    certificate.write_bytes((secure.folder / "tls.pem").read_bytes())
+    crossroot.run("create", "mine", env={**env, "REQUESTS_CA_BUNDLE": str(certificate)}, check=True)
+    assert (rootfs(crossroot, "mine") / "usr/lib/libhello").exists()
 
 
 def test_the_tool_is_fetched_once_and_is_no_root_of_the_user(root: Crossroot, alpine: Alpine) -> None:
