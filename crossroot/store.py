@@ -524,8 +524,7 @@ def recover(store: Path) -> list[str]:
         with contextlib.suppress(_BusyError), lock_root(name, store, exclusive=True, wait=False):
             if _delete_or_note(folder, store):
                 what = "the unfinished creation" if found["verb"] == "create" else "what was left of the removal"
-                kept = f"; {name} itself is as it was" if root_path(name, store).exists() else ""
-                done.append(f"removed {what} of {name} (it was interrupted){kept}")
+                done.append(f"removed {what} of {name} (it was interrupted)")
     return done
 
 
