@@ -66,6 +66,7 @@ def create(
     """
     from crossroot import bootstrap
     from crossroot.fetch import Digest
+    from crossroot.request import Request
 
     # An option that is given but empty, by an unset variable of a script for instance, is not one left out.
     hashes = [
@@ -81,7 +82,7 @@ def create(
         packages=profiles.with_packages(loaded, package or ()),
         binfmt=check_policy(binfmt) or loaded.binfmt,
     )
-    request = bootstrap.Request(
+    request = Request(
         name=store.check_name(loaded.name if name is None else name),
         profile=chosen,
         archive=archive,

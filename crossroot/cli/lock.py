@@ -42,10 +42,11 @@ def lock(
     """
     from crossroot import bootstrap
     from crossroot import lock as locks
+    from crossroot.request import Request
 
     loaded = profiles.load(profile, paths.profile_folders())
     chosen = dataclasses.replace(loaded, packages=profiles.with_packages(loaded, package or ()))
-    request = bootstrap.Request(
+    request = Request(
         name=f"{loaded.name[:50]}.lock",
         profile=chosen,
         qemu=wanted_emulator(qemu, qemu_sha256, qemu_version),

@@ -18,7 +18,7 @@ LAYERS = {
         distros.debian emulator emulator_fetch handlers lock mounts probe profiles store
     """,
     3: """
-        bootstrap ci doctor enter export packages session
+        archive bootstrap ci doctor enter export fill packages request session
     """,
     4: """
         __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.packages

@@ -1,10 +1,10 @@
-"""What `crossroot.bootstrap` believes of an archive."""
+"""What `crossroot.fill` believes of an archive."""
 
 from typing import Any
 
 import pytest
 
-from crossroot import arch, bootstrap
+from crossroot import arch, fill
 from crossroot.errors import CrossrootError
 
 
@@ -27,7 +27,7 @@ def facts(apk_arch: str = "", **machines: int) -> dict[str, Any]:
     ],
 )
 def test_an_archive_for_the_arch_is_taken(wanted: str, found: dict[str, Any]) -> None:
-    bootstrap._check_arch(arch.find(wanted), found, "rootfs.tar")
+    fill._check_arch(arch.find(wanted), found, "rootfs.tar")
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_an_archive_for_the_arch_is_taken(wanted: str, found: dict[str, Any]) ->
 )
 def test_an_archive_for_another_arch_is_refused_and_named(wanted: str, found: dict[str, Any], held: str) -> None:
     with pytest.raises(CrossrootError, match=f"^rootfs.tar is a rootfs for {held}, not for {wanted}$") as caught:
-        bootstrap._check_arch(arch.find(wanted), found, "rootfs.tar")
+        fill._check_arch(arch.find(wanted), found, "rootfs.tar")
     assert held in caught.value.hint
 
 
 def test_an_archive_without_programs_is_no_rootfs_whatever_it_says() -> None:
     with pytest.raises(CrossrootError, match="is no rootfs"):
-        bootstrap._check_arch(arch.find("riscv64"), facts("riscv64"), "rootfs.tar")
+        fill._check_arch(arch.find("riscv64"), facts("riscv64"), "rootfs.tar")
 
 
 @pytest.mark.parametrize("text", ["alpine", "3.20.3", "3.21_alpha", "12~beta+1", "opensuse-leap", "x" * 40])
 def test_a_word_is_believed(text: str) -> None:
-    assert bootstrap._word(text) == text
+    assert fill._word(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a b", "\x1b[2J", "a\n", "é", "-x", ".x", "x" * 41, "\u202e", "a\0"])
 def test_what_is_no_word_is_not_shown(text: str) -> None:
-    assert bootstrap._word(text) == ""
+    assert fill._word(text) == ""

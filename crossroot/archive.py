@@ -1,0 +1,75 @@
+"""Which archive a rootfs is unpacked from, and that it is the right one: found, downloaded, verified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossroot import ui
+from crossroot.distros import alpine
+from crossroot.errors import CrossrootError
+from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
+from crossroot.lock import Lock
+from crossroot.profiles import Profile
+from crossroot.request import Request
+
+_SIGNATURE_LIMIT = 64 << 10  # bytes
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A verified archive and where it came from; mirror and branch are "" unless it is a distribution's.
+
+    folder: of an image layout, whose index.json is the archive, as it holds the hashes of all the rest.
+    """
+
+    verified: Verified
+    source: str
+    mirror: str = ""
+    branch: str = ""
+    folder: Path | None = None
+
+
+def fetch(request: Request, cache: Path) -> Archive:
+    """The archive to unpack, verified against the best hash there is: given, pinned, or the mirror's."""
+    profile = request.profile
+    pinned = Digest("sha512", profile.sha512) if profile.sha512 else None
+    digest = request.digest or pinned
+    if request.lock:
+        return _fetch_locked(request.lock, cache)
+    if request.archive is None:
+        return _fetch_release(profile, digest, cache)
+    if "://" in request.archive:
+        with ui.task(f"downloading {shown(request.archive)}") as progress:
+            verified = download([request.archive], digest, cache=cache, progress=progress)
+        return Archive(verified, shown(request.archive))
+    path = Path(request.archive).expanduser().absolute()
+    if path.is_dir():
+        return Archive(open_local(path / "index.json", digest), str(path), folder=path)
+    return Archive(open_local(path, digest), str(path))
+
+
+def _fetch_locked(lock: Lock, cache: Path) -> Archive:
+    with ui.task(f"downloading {shown(lock.archive)}") as progress:
+        verified = download(lock.urls, Digest("sha512", lock.sha512), cache=cache, progress=progress)
+    return Archive(verified, lock.archive, lock.mirror, lock.branch)
+
+
+def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Archive:
+    """The newest minirootfs of the profile's branch."""
+    release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
+    with ui.task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
+        verified = download(
+            release.urls, digest or Digest("sha512", release.sha512), cache=cache, size=release.size, progress=progress
+        )
+    if profile.keyring:
+        alpine.verify_signature(verified, _signature(release), Path(profile.keyring))
+    return Archive(verified, shown(release.urls[0]), release.mirror, release.branch)
+
+
+def _signature(release: alpine.Release) -> bytes:
+    try:
+        return read_small(release.signature_url, limit=_SIGNATURE_LIMIT)
+    except NotFound as error:
+        raise CrossrootError(
+            f"the mirror has no signature for its archive: {error.message}",
+            hint="name another mirror with --mirror URL, or pin the hash: sha512 in the profile, instead of keyring",
+        ) from error

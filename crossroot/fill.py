@@ -1,0 +1,234 @@
+"""Fill an empty rootfs: from an archive, from Alpine's signed packages, or by mmdebstrap.
+
+All that is written into a rootfs is written by a child that is confined to it.
+"""
+
+import dataclasses
+import errno
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossroot import apk, guest, namespaces, packages, session, ui
+from crossroot import archive as archives
+from crossroot import lock as locks
+from crossroot import request as wanted
+from crossroot.arch import ALL as ARCHES
+from crossroot.arch import Arch
+from crossroot.archive import Archive
+from crossroot.distros import alpine, debian
+from crossroot.errors import EXIT_SIGNAL_BASE, CrossrootError
+from crossroot.fetch import shown
+from crossroot.handlers import Handler
+from crossroot.lock import Pin
+from crossroot.profiles import Profile
+from crossroot.request import Request
+from crossroot.store import Root
+from crossroot.ui import Progress
+
+INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+WORLD = "/etc/apk/world"
+
+# Where a session mounts something, so that a package that is installed in one cannot give them their modes.
+_MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/sys": 0o555, "/tmp": 0o1777}
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a rootfs was filled with: texts as in `Root`. packages: whether those of the profile are among it."""
+
+    distro: str
+    branch: str
+    version: str
+    source: str
+    sha512: str
+    mirror: str
+    packages: bool = False
+
+
+def from_archive(request: Request, rootfs: Path, cache: Path) -> Filled:
+    """Fill `rootfs` from an archive: the one that is asked for, or the newest of the profile's branch."""
+    id_map = namespaces.own_id_map()
+    if id_map is not None and id_map.single:
+        ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
+    archive = archives.fetch(request, cache)
+    with archive.verified:
+        facts = _unpack(request, archive, rootfs, keep_owners=id_map is None or not id_map.single)
+    _check_arch(request.profile.arch, facts, archive.source)
+    return Filled(
+        facts["distro"],
+        archive.branch,
+        facts["version"],
+        archive.source,
+        archive.verified.sha512,
+        archive.mirror,
+    )
+
+
+def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
+    """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
+    from crossroot import oci_image, unpack
+
+    unpack.prepare()
+    file = archive.verified.file
+    image = archive.folder or (file if not archive.mirror and oci_image.is_image(file) else None)
+    layers = oci_image.layers(image, request.profile.arch) if image else []
+    files = {"/etc/resolv.conf": session.resolver_configuration()}
+    if archive.mirror:
+        files["/etc/apk/repositories"] = wanted.repositories(request, archive.mirror, archive.branch)
+        files |= {f"/etc/apk/keys/{name}": key for name, key in wanted.keys(request).items()}
+
+    def work(progress: Progress) -> dict[str, Any]:
+        os.chroot(rootfs)
+        os.chdir("/")
+        if layers:
+            unpacked = oci_image.unpack_layers(layers, keep_owners=keep_owners, progress=progress)
+        else:
+            unpacked = unpack.unpack(file, keep_owners=keep_owners, progress=progress)
+        for name, content in files.items():
+            write(name, content)
+        release = guest.os_release()
+        return {
+            "machines": unpacked.machines,
+            "skipped": unpacked.skipped,
+            "apk_arch": guest.read("/etc/apk/arch").decode(errors="replace").strip(),
+            "distro": _word(release.get("ID", "")) or "unknown",
+            "version": _word(release.get("VERSION_ID", "")),
+        }
+
+    with ui.task("unpacking") as progress:
+        facts: dict[str, Any] = namespaces.call(work, id_map=namespaces.own_id_map(), progress=progress)
+    if facts["skipped"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
+        ui.note(f"left out of the archive: {kinds} (a session has its own /dev)")
+    return facts
+
+
+def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
+    """Raise CrossrootError unless the programs that were unpacked are for `arch`."""
+    machines: dict[str, int] = facts["machines"]
+    apk_arch = facts["apk_arch"]
+    if not machines:
+        raise CrossrootError(
+            f"{source} holds no executable in bin or sbin, so it is no rootfs", hint="give the archive of a rootfs"
+        )
+    # The ELF header cannot tell armhf from armv7, apk's own record can.
+    if apk_arch in ARCHES and apk_arch != arch.name:
+        held = apk_arch
+    elif arch.name not in machines:
+        held = max(machines, key=lambda name: machines[name])
+    else:
+        return
+    raise CrossrootError(f"{source} is a rootfs for {held}, not for {arch.name}", hint=f"crossroot create {held} …")
+
+
+def from_packages(request: Request, rootfs: Path, cache: Path, describe: Callable[[Filled], Root]) -> Filled:
+    """Fill the rootfs with signed packages alone: what a minirootfs consists of, and those of the profile.
+
+    describe: gives the root that a session can run in, as far as it is known.
+    """
+    profile = request.profile
+    branch = request.lock.branch if request.lock else profile.branch
+    mirror = alpine.find_repositories(profile.arch, branch, [request.lock.mirror] if request.lock else profile.mirrors)
+    source = f"packages of {shown(mirror)}/{branch}"
+    files = {
+        "/etc/resolv.conf": session.resolver_configuration(),
+        "/etc/apk/repositories": wanted.repositories(request, mirror, branch),
+        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | wanted.keys(request)).items()},
+    }
+
+    def prepare(_: Progress) -> None:
+        os.chroot(rootfs)
+        os.chdir("/")
+        os.umask(0o022)
+        for name, content in files.items():
+            write(name, content)
+        for folder, mode in _MOUNT_POINTS.items():
+            os.mkdir(folder)
+            os.chmod(folder, mode)
+
+    def look(_: Progress) -> str:
+        os.chroot(rootfs)
+        os.chdir("/")
+        version = _word(guest.os_release().get("VERSION_ID", ""))
+        write("/etc/apk/repositories", wanted.repositories(request, mirror, alpine.branch_of(version, branch)))
+        return version
+
+    id_map = namespaces.own_id_map()
+    namespaces.call(prepare, id_map=id_map)
+    filled = Filled("alpine", branch, "", source, "", mirror, packages=True)
+    root = describe(filled)
+    with naming_what_is_gone(request, root):
+        packages.initialise(root, wanted.packages(request), cache, request.qemu)
+    version: str = namespaces.call(look, id_map=id_map)
+    return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, branch))
+
+
+def by_mmdebstrap(profile: Profile, rootfs: Path, handler: Handler) -> Filled:
+    """Fill the rootfs of Debian or Ubuntu, packages included. handler: runs the programs of its arch."""
+    id_map = namespaces.own_id_map()
+    recipe = debian.Recipe(
+        distro=profile.distro,
+        arch=profile.arch,
+        suite=profile.suite,
+        components=profile.components,
+        variant=profile.variant,
+        packages=profile.packages,
+        mirrors=profile.mirrors,
+        keyring=profile.keyring,
+        qemu_cpu=profile.qemu_cpu,
+    )
+    if id_map is None and handler.scope == "private":
+        made = debian.bootstrap(recipe, rootfs, handler, namespaces.identity_map())
+    else:
+        made = debian.bootstrap(recipe, rootfs, handler, id_map)
+    return Filled(profile.distro, profile.suite, made.version, made.mirror, "", made.mirror, packages=True)
+
+
+@contextmanager
+def naming_what_is_gone(request: Request, root: Root) -> Iterator[None]:
+    """If the block fails with a lock, look for packages that are not there any more: they are the cause then."""
+    try:
+        yield
+    except CrossrootError as error:
+        if request.lock is None or error.exit_code in INTERRUPTED:
+            raise
+        present = pins(namespaces.call(lambda _: installed(root.rootfs), id_map=root.id_map))
+        lines = wanted.repositories(request, root.mirror, root.branch).decode().split()
+        remote = [line for line in lines if "://" in line]
+        raise locks.gone(request.lock, present, remote) or error from error
+
+
+def installed(rootfs: Path) -> dict[str, Any]:
+    """What is installed, by a child in the root."""
+    os.chroot(rootfs)
+    os.chdir("/")
+    pins = {name: [pin.version, pin.digest] for name, pin in locks.installed().items()}
+    return {"packages": pins, "world": guest.read(WORLD).decode(errors="replace").split()}
+
+
+def pins(found: dict[str, Any]) -> dict[str, Pin]:
+    """What `installed` found, by the names of the packages."""
+    return {name: Pin(*pin) for name, pin in found["packages"].items()}
+
+
+def write(name: str, content: bytes) -> None:
+    """Write a file of ours, in a child in the root. Raises CrossrootError."""
+    try:
+        guest.write(name, content)
+    except OSError as error:
+        raise CrossrootError(
+            f"cannot write {name} in the new root: {error.strerror}",
+            hint="free some space" if error.errno == errno.ENOSPC else "give the archive of a rootfs",
+        ) from error
+
+
+def _word(text: str) -> str:
+    """What an archive says of itself, if it is fit for a terminal; else ""."""
+    return text if _WORD.fullmatch(text) else ""

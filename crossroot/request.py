@@ -1,0 +1,58 @@
+"""What `create` and `lock` are asked for, as plain data, and what follows from it alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossroot import handlers
+from crossroot.distros import alpine
+from crossroot.emulator import Wanted
+from crossroot.errors import CrossrootError
+from crossroot.fetch import Digest
+from crossroot.lock import Lock
+from crossroot.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `create` is asked for. profile: already with the command line's --branch and --mirror in it.
+
+    archive: a file or URL to unpack instead of the profile's minirootfs. digest: what the archive must have.
+    lock: what the root has to be exactly; then the profile is the lock's own.
+    """
+
+    name: str
+    profile: Profile
+    archive: str | None = None
+    digest: Digest | None = None
+    replace: bool = False
+    qemu: Wanted = handlers.ANY
+    lock: Lock | None = None
+
+
+def packages(request: Request) -> list[str]:
+    """The packages to install, in exactly their versions if there is a lock."""
+    if request.lock:
+        return [f"{name}={pin.version}" for name, pin in request.lock.packages.items()]
+    return list(request.profile.packages)
+
+
+def repositories(request: Request, mirror: str, branch: str) -> bytes:
+    """Content of /etc/apk/repositories."""
+    return (
+        alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in request.profile.repositories)
+    ).encode()
+
+
+def keys(request: Request) -> dict[str, bytes]:
+    """The public keys of the profile, by their names."""
+    if request.lock:
+        return request.lock.keys
+    found = {}
+    for path in map(Path, request.profile.keys):
+        try:
+            found[path.name] = path.read_bytes()
+        except OSError as error:
+            raise CrossrootError(
+                f"cannot read the key {path}: {error.strerror}", hint="check keys in the profile"
+            ) from error
+    return found
