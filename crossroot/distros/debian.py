@@ -214,14 +214,20 @@ def _no_suite(recipe: Recipe, where: str) -> CrossrootError:
 def _run(recipe: Recipe, rootfs: Path, sources: Sequence[_Source], handler: Handler, id_map: IdMap | None) -> None:
     """Run mmdebstrap in its namespaces. Raises CrossrootError if it fails, _OutOfSync if a mirror is to blame."""
     command = _command(recipe, rootfs, sources)
-    environment = _environment(recipe, handler)
+    # Beside the rootfs and not in /tmp, so that what a killed mmdebstrap leaves there goes with the unfinished root.
+    scratch = rootfs.parent / "tmp"
+    environment = _environment(recipe, handler) | {"TMPDIR": str(scratch)}
 
     def work(_: ui.Progress) -> list[int | str]:
+        scratch.mkdir()
         if handler.interpreter is not None:
             table = binfmt.new_private_table(recipe.arch, handler.interpreter)
             linux.move_mount(table, str(binfmt.TABLE))  # in our own mount namespace
             os.close(table)
-        return list(_run_aloud(command, environment))
+        try:
+            return list(_run_aloud(command, environment))
+        finally:
+            shutil.rmtree(scratch)
 
     where = sources[0].uri if sources else "its usual mirror"
     ui.note(f"{Path(command[0]).name}: {recipe.distro} {recipe.suite} for {recipe.arch.name} from {fetch.shown(where)}")

@@ -130,6 +130,7 @@ def test_a_keyring_without_the_key_of_the_suite_is_refused(crossroot: Crossroot)
 
 
 def test_a_killed_creation_leaves_nothing(crossroot: Crossroot) -> None:
+    scratch = set(Path("/tmp").glob("mmdebstrap.*"))
     process = crossroot.popen("create", NATIVE, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     with process.stderr as output:
@@ -142,6 +143,7 @@ def test_a_killed_creation_leaves_nothing(crossroot: Crossroot) -> None:
     listed = crossroot.run("list", check=True)
     assert listed.stdout.splitlines()[1:] == []
     assert list((crossroot.store / "unfinished").iterdir()) == []
+    assert set(Path("/tmp").glob("mmdebstrap.*")) == scratch
 
 
 def test_an_interrupted_creation_ends_at_once(crossroot: Crossroot) -> None:
