@@ -736,7 +736,7 @@ def test_a_header_of_negative_size_gives_no_room_for_more(root: Path) -> None:
 @pytest.mark.parametrize("size", [b"-1", b"-512", b"9" * 30, b"9" * 5000, str((64 << 30) + 1).encode()])
 def test_impossible_pax_sizes_are_refused(root: Path, size: bytes) -> None:
     archive = pax_header(pax_record(b"size", size)) + raw_header(b"a", b"0", b"00000000000\0") + bytes(2048)
-    with pytest.raises(CrossrootError, match=r"impossible size|more than 64 GiB"):
+    with pytest.raises(CrossrootError, match=r"impossible size|more than 64 GiB|is corrupt"):
         unpack_into(root, archive)
 
 
