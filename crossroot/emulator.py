@@ -101,7 +101,8 @@ def on_host(arch: Arch) -> list[Path]:
     folders = dict.fromkeys([*os.environ.get("PATH", "").split(":"), *_FOLDERS])
     names = (f"qemu-{arch.qemu}-static", f"qemu-{arch.qemu}")
     files = (Path(folder) / name for folder in folders if folder for name in names)
-    return [file for file in files if file.is_file()]
+    # Not Path.is_file, which raises for a folder that the user may not enter, such as one of root's left on PATH by su.
+    return [file for file in files if os.path.isfile(file)]
 
 
 def why_unusable(path: Path) -> str:

@@ -41,6 +41,16 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def test_a_folder_on_path_that_cannot_be_looked_into_is_passed_over(
+    host: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = host.parent / "closed"
+    closed.mkdir(mode=0)  # no obstacle for root, unlike a name that is too long
+    monkeypatch.setenv("PATH", f"{closed}/bin:/{'x' * 300}:{host}")
+    path = executable(host / "qemu-riscv64-static")
+    assert emulator.find(RISCV64, cache=cache) == path
+
+
 # --- versions -----------------------------------------------------------------------------------------------
 
 
