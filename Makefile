@@ -2,7 +2,7 @@
 # MIRROR=URL names another Alpine mirror for the demo.
 
 # Without the suffix .py the tools don't find it by themselves.
-SCRIPT = scripts/debian-busybox-mirror
+SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
 
 .PHONY: demo test lint clean
 
@@ -15,9 +15,9 @@ test: lint
 
 lint:
 	@scripts/setup test
-	.venv/bin/ruff check . $(SCRIPT)
-	.venv/bin/ruff format --check . $(SCRIPT)
-	.venv/bin/mypy --strict crossroot tests $(SCRIPT)
+	.venv/bin/ruff check . $(SCRIPTS)
+	.venv/bin/ruff format --check . $(SCRIPTS)
+	.venv/bin/mypy --strict crossroot tests $(SCRIPTS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ import pytest
 
 from crossroot import arch, emulator
 from tests.support import host as host_state
+from tests.support.figures import Figures
 from tests.support.identity import (
     Crossroot,
     Identity,
@@ -127,6 +128,15 @@ def host(request: pytest.FixtureRequest, folders_to_remove: list[Path]) -> Itera
     changes = host_state.changes_since(before, marks)
     host_state.end_processes_since(before, marks)
     assert not changes, f"the host is not as it was before the test:\n{changes}"
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """What the test counts for the table of docs/guarantees.md; recorded if the test succeeds."""
+    counted, failed = Figures(request.node.nodeid), request.session.testsfailed
+    yield counted
+    if request.session.testsfailed == failed:
+        counted.record()
 
 
 @pytest.fixture(autouse=True)
