@@ -145,10 +145,7 @@ def _enter_root(session: Session, reporter: Reporter) -> None:
     table = None
     if session.handler.interpreter is not None:
         table = binfmt.new_private_table(session.arch, session.handler.interpreter)
-    try:
-        rootfs = linux.open_tree(session.rootfs)
-    except OSError as error:
-        raise CrossrootError(f"cannot enter {session.rootfs}: {error.strerror}") from error
+    rootfs = _rootfs(session)
     prepared = mounts.prepare(session.mounts, say=lambda note: reporter.send(note=note))
     linux.move_mount(rootfs, session.rootfs)
     os.chdir(session.rootfs)
@@ -160,6 +157,18 @@ def _enter_root(session: Session, reporter: Reporter) -> None:
         # The handlers live as long as their file system is mounted somewhere.
         linux.move_mount(table, "/proc/sys/fs/binfmt_misc")
         os.close(table)
+
+
+def _rootfs(session: Session) -> int:
+    """What is to become "/", detached."""
+    try:
+        if session.overlay:
+            from crossroot import overlay  # only ephemeral sessions need it
+
+            return overlay.over(session.rootfs, session.overlay)
+        return linux.open_tree(session.rootfs)
+    except OSError as error:
+        raise CrossrootError(f"cannot enter {session.rootfs}: {error.strerror}") from error
 
 
 def _new_terminal(line: int, identity: Identity) -> int:

@@ -40,7 +40,11 @@ _SOURCE_TREES = ("/usr/src", "/usr/local/src")
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller of `run` and `shell` may ask for. Empty means: as the root's profile says."""
+    """What the caller of `run` and `shell` may ask for. Empty means: as the root's profile says.
+
+    ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
+    session that changes the root itself.
+    """
 
     binds: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
@@ -50,12 +54,14 @@ class Options:
     cwd: bool = True
     binfmt: str = ""
     qemu: Wanted = handlers.ANY
+    ephemeral: str = ""
 
 
 @dataclass(frozen=True)
 class Session:
     """A session, ready to be entered. workdir: "" for the user's home. command: () for a login shell.
-    shell: "" for the user's own. env: without HOME, which the root's /etc/passwd decides."""
+    shell: "" for the user's own. env: without HOME, which the root's /etc/passwd decides. overlay: see
+    `Options.ephemeral`."""
 
     rootfs: str
     hostname: str
@@ -69,6 +75,7 @@ class Session:
     shell: str
     command: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
+    overlay: str = ""
 
     @property
     def narrow(self) -> bool:
@@ -111,6 +118,7 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
         shell=root.shell,
         command=tuple(command),
         env={**environment(root, handler), **env},
+        overlay=options.ephemeral,
     )
 
 

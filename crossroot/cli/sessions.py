@@ -24,6 +24,8 @@ Binfmt = Annotated[str, typer.Option("--binfmt", metavar="auto|host|private", he
 Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH|URL", help="The static qemu-user to use.")]
 QemuSha256 = Annotated[str, typer.Option("--qemu-sha256", metavar="H", help="What a --qemu URL must give.")]
 QemuVersion = Annotated[str, typer.Option("--qemu-version", metavar="V", help="Which qemu will do: 10, 8.2, '>=8'.")]
+Ephemeral = Annotated[bool, typer.Option("--ephemeral", help="Leave the root as it is: changes are lost at the end.")]
+Size = Annotated[str, typer.Option("--size", metavar="N[k|m|g|%]", help="How much --ephemeral may change, in memory.")]
 
 
 def run(
@@ -39,6 +41,8 @@ def run(
     qemu: Qemu = "",
     qemu_sha256: QemuSha256 = "",
     qemu_version: QemuVersion = "",
+    ephemeral: Ephemeral = False,
+    size: Size = "",
 ) -> int:
     """Run a command in a root and exit with its status.
 
@@ -48,9 +52,10 @@ def run(
     Examples:
       crossroot run riscv64 -- make check
       crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
+      crossroot run riscv64 --ephemeral -- apk add gcc
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted)
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, _overlay(ephemeral, size))
     return _enter(roots.meant(name), options, command)
 
 
@@ -66,6 +71,8 @@ def shell(
     qemu: Qemu = "",
     qemu_sha256: QemuSha256 = "",
     qemu_version: QemuVersion = "",
+    ephemeral: Ephemeral = False,
+    size: Size = "",
 ) -> int:
     """Open a login shell in a root.
 
@@ -77,7 +84,7 @@ def shell(
       echo 'uname -m' | crossroot shell riscv64 --user nobody
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted)
+    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, _overlay(ephemeral, size))
     return _enter(roots.meant(name), options, ())
 
 
@@ -90,6 +97,7 @@ def _options(
     no_cwd: bool,
     binfmt: str,
     qemu: Wanted,
+    ephemeral: str,
 ) -> session.Options:
     return session.Options(
         binds=tuple(bind or ()),
@@ -100,7 +108,19 @@ def _options(
         cwd=not no_cwd,
         binfmt=check_policy(binfmt),
         qemu=qemu,
+        ephemeral=ephemeral,
     )
+
+
+def _overlay(ephemeral: bool, size: str) -> str:
+    """The size of an ephemeral session's overlay, "" for none."""
+    if not ephemeral:
+        if size:
+            raise UsageError("--size is for ephemeral sessions only", hint="add --ephemeral")
+        return ""
+    from crossroot import overlay  # only ephemeral sessions need it
+
+    return overlay.check_size(size or overlay.DEFAULT_SIZE)
 
 
 def wanted_emulator(source: str, sha256: str, version: str) -> Wanted:

@@ -15,7 +15,7 @@ LAYERS = {
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
-        distros.debian emulator emulator_fetch handlers lock mounts probe profiles store
+        distros.debian emulator emulator_fetch handlers lock mounts overlay probe profiles store
     """,
     3: """
         archive bootstrap ci doctor enter export fill packages request session
