@@ -1,14 +1,29 @@
 """From a profile to a finished root: fill a rootfs, install packages, run hooks, publish."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossroot import __version__, enter, fill, handlers, namespaces, normalise, packages, session, store, ui
+from crossroot import (
+    __version__,
+    apt,
+    enter,
+    fill,
+    guest,
+    handlers,
+    installed,
+    namespaces,
+    normalise,
+    packages,
+    session,
+    store,
+    ui,
+)
 from crossroot import lock as locks
 from crossroot import request as wanted
 from crossroot.distros import debian
 from crossroot.emulator import Wanted
-from crossroot.errors import EXIT_FAILED, CrossrootError, UsageError
+from crossroot.errors import EXIT_FAILED, CrossrootError
 from crossroot.fill import INTERRUPTED, Filled
 from crossroot.lock import Lock
 from crossroot.request import Request
@@ -36,30 +51,39 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
 
     request: its name is that of a root which is not there. Raises CrossrootError as `create`.
     """
-    profile = request.profile
-    if profile.distro in debian.DISTROS:
-        raise UsageError(
-            f"{profile.name} is a profile of {profile.distro}, and locks are for Alpine only",
-            hint="name a mirror of one day, a snapshot, under mirrors in the profile instead",
-        )
     with store.create(request.name, store_folder, replace=False) as unfinished:
-        root = _make(request, unfinished, cache)
-        found = namespaces.call(lambda _: fill.installed(unfinished / "rootfs"), id_map=root.id_map)
-    return Lock(
-        profile=profile,
+        root = _make(request, unfinished, cache, keep_lists=True)
+        found = fill.look(root)
+        sources = namespaces.call(lambda _: _sources(root), id_map=root.id_map)
+    made = Lock(
+        profile=request.profile,
         archive=root.source if root.sha512 else "",
         sha512=root.sha512,
         mirror=root.mirror,
         branch=root.branch,
         made=store.timestamp(),
-        world=tuple(found["world"]),
+        world=found.world,
         keys=wanted.keys(request),
-        packages=fill.pins(found),
+        packages=found.packages,
+        sources=tuple(sources["lines"]),
+        archives=tuple(sources["uris"]),
     )
+    if made.sources:
+        locks.check_digests(made)
+    return made
 
 
-def _make(request: Request, unfinished: Path, cache: Path) -> Root:
-    """Make the root in the folder `unfinished`, whole but not published."""
+def _sources(root: Root) -> dict[str, list[str]]:
+    """Where the packages of a root of Debian come from, found out by a child in it; nothing in one of Alpine."""
+    os.chroot(root.rootfs)
+    os.chdir("/")
+    lines = [line for line in guest.read(debian.SOURCES).decode(errors="replace").splitlines() if line.strip()]
+    uris = dict.fromkeys(uri for source in apt.read_sources() for uri in source.uris.split())
+    return {"lines": lines, "uris": list(uris)}
+
+
+def _make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = False) -> Root:
+    """Make the root in the folder `unfinished`, whole but not published. keep_lists: those of Debian's apt."""
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     created = store.timestamp()  # before anything is written: `export` tells by it what came from the archive
@@ -67,7 +91,7 @@ def _make(request: Request, unfinished: Path, cache: Path) -> Root:
     mirrors = profile.mirrors if profile.distro == "alpine" else ()
     handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
     if request.archive is None and profile.distro in debian.DISTROS:
-        filled = fill.by_mmdebstrap(profile, unfinished / "rootfs", handler)
+        filled = fill.by_mmdebstrap(request, unfinished / "rootfs", cache, handler, keep_lists=keep_lists)
     elif request.archive is None and profile.source == "packages":
         filled = fill.from_packages(
             request, unfinished / "rootfs", cache, lambda filled: _root(request, unfinished, filled, created)
@@ -89,10 +113,12 @@ def _make(request: Request, unfinished: Path, cache: Path) -> Root:
 def _settle(root: Root, lock: Lock) -> None:
     """Check that the root is what the lock says, and remove what differs between two creations."""
 
+    locks.check(lock, fill.look(root).packages)
+
     def work(_: Progress) -> None:
-        locks.check(lock, fill.pins(fill.installed(root.rootfs)))
-        # Instead of the exact versions that apk was asked for.
-        fill.write(fill.WORLD, "".join(f"{name}\n" for name in lock.world).encode())
+        os.chroot(root.rootfs)
+        os.chdir("/")
+        installed.set_world(lock.world)  # instead of the exact versions that were asked for
         normalise.settle(lock.seconds // _DAY)
 
     namespaces.call(work, id_map=root.id_map)

@@ -123,7 +123,8 @@ def download(
     digest: the hash it must have; without one it is fetched anew each time. cache: the folder of downloads.
     size: in bytes, if known; a server that announces or sends another is refused. progress: told of bytes.
     A second process that wants the same file waits for the first one and uses its result.
-    Raises CrossrootError that names every URL with its cause, UsageError for a URL that is not http(s).
+    Raises CrossrootError that names every URL with its cause, NotFound if no server has such a file, UsageError for a
+    URL that is not http(s).
     """
     wanted = _Wanted(digest, size, progress)
     with _explain_cache_errors(cache):
@@ -240,7 +241,8 @@ def _fetch_from_any(urls: Sequence[str], part: FileIO, wanted: _Wanted) -> Verif
     if not wanted.digest:
         part.truncate(0)  # it will not be resumed
     causes = "; ".join(f"{shown(url)}: {failure.cause}" for url, failure in failures.items())
-    raise CrossrootError(f"cannot download {causes}", hint=next(iter(failures.values())).hint)
+    error = NotFound if all(failure.missing for failure in failures.values()) else CrossrootError
+    raise error(f"cannot download {causes}", hint=next(iter(failures.values())).hint)
 
 
 def _fetch(session: "requests.Session", url: str, part: FileIO, wanted: _Wanted) -> Verified:

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,25 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossroot import apk, guest, namespaces, packages, session, ui
+from crossroot import apk, guest, installed, namespaces, packages, session, ui
 from crossroot import archive as archives
 from crossroot import lock as locks
 from crossroot import request as wanted
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.archive import Archive
-from crossroot.distros import alpine, debian
+from crossroot.distros import alpine, deb_repository, debian
 from crossroot.errors import EXIT_SIGNAL_BASE, CrossrootError
 from crossroot.fetch import shown
 from crossroot.handlers import Handler
-from crossroot.lock import Pin
-from crossroot.profiles import Profile
+from crossroot.installed import Installed, Pin
 from crossroot.request import Request
 from crossroot.store import Root
 from crossroot.ui import Progress
 
 INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
-WORLD = "/etc/apk/world"
 
 # Where a session mounts something, so that a package that is installed in one cannot give them their modes.
 _MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/sys": 0o555, "/tmp": 0o1777}
@@ -170,24 +169,36 @@ def from_packages(request: Request, rootfs: Path, cache: Path, describe: Callabl
     return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, branch))
 
 
-def by_mmdebstrap(profile: Profile, rootfs: Path, handler: Handler) -> Filled:
-    """Fill the rootfs of Debian or Ubuntu, packages included. handler: runs the programs of its arch."""
+def by_mmdebstrap(request: Request, rootfs: Path, cache: Path, handler: Handler, *, keep_lists: bool) -> Filled:
+    """Fill the rootfs of Debian or Ubuntu, packages included.
+
+    handler: runs the programs of its arch. keep_lists: whether apt's lists of packages stay.
+    """
+    profile, lock = request.profile, request.lock
     id_map = namespaces.own_id_map()
+    if id_map is None and handler.scope == "private":
+        id_map = namespaces.identity_map()
     recipe = debian.Recipe(
         distro=profile.distro,
         arch=profile.arch,
         suite=profile.suite,
         components=profile.components,
         variant=profile.variant,
-        packages=profile.packages,
+        packages=tuple(lock.packages) if lock else profile.packages,
         mirrors=profile.mirrors,
         keyring=profile.keyring,
         qemu_cpu=profile.qemu_cpu,
+        keep_lists=keep_lists,
     )
-    if id_map is None and handler.scope == "private":
-        made = debian.bootstrap(recipe, rootfs, handler, namespaces.identity_map())
-    else:
+    if lock is None:
         made = debian.bootstrap(recipe, rootfs, handler, id_map)
+    else:
+        repository = rootfs.parent / "repository"
+        mirrors = dict.fromkeys((*debian.archives(recipe), *lock.archives))
+        deb_repository.make(repository, lock, list(mirrors), cache)
+        exact = debian.Exact(repository, lock.sources, lock.keys.get(debian.KEYRING_NAME, b""), lock.seconds)
+        made = debian.rebuild(recipe, exact, rootfs, handler, id_map)
+        shutil.rmtree(repository)
     return Filled(profile.distro, profile.suite, made.version, made.mirror, "", made.mirror, packages=True)
 
 
@@ -199,23 +210,22 @@ def naming_what_is_gone(request: Request, root: Root) -> Iterator[None]:
     except CrossrootError as error:
         if request.lock is None or error.exit_code in INTERRUPTED:
             raise
-        present = pins(namespaces.call(lambda _: installed(root.rootfs), id_map=root.id_map))
+        present = look(root).packages
         lines = wanted.repositories(request, root.mirror, root.branch).decode().split()
         remote = [line for line in lines if "://" in line]
         raise locks.gone(request.lock, present, remote) or error from error
 
 
-def installed(rootfs: Path) -> dict[str, Any]:
-    """What is installed, by a child in the root."""
-    os.chroot(rootfs)
-    os.chdir("/")
-    pins = {name: [pin.version, pin.digest] for name, pin in locks.installed().items()}
-    return {"packages": pins, "world": guest.read(WORLD).decode(errors="replace").split()}
+def look(root: Root) -> Installed:
+    """What is installed in a root, found out by a child in it."""
 
+    def work(_: Progress) -> dict[str, Any]:
+        os.chroot(root.rootfs)
+        os.chdir("/")
+        return dataclasses.asdict(installed.look())
 
-def pins(found: dict[str, Any]) -> dict[str, Pin]:
-    """What `installed` found, by the names of the packages."""
-    return {name: Pin(*pin) for name, pin in found["packages"].items()}
+    found = namespaces.call(work, id_map=root.id_map)
+    return Installed({name: Pin(**pin) for name, pin in found["packages"].items()}, tuple(found["world"]))
 
 
 def write(name: str, content: bytes) -> None:

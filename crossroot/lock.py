@@ -4,34 +4,27 @@ A lock is TOML, with a line for each package, so that its differences can be rea
 public keys of the profile, so that it is enough by itself.
 """
 
+import base64
 import calendar
 import dataclasses
-import itertools
-import os
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossroot import apk, fetch, profiles
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.installed import Pin
 from crossroot.profiles import Profile
 
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_DATABASES = ("/usr/lib/apk/db/installed", "/lib/apk/db/installed")  # of apk-tools 3 and 2
 _MOST_NAMED = 5  # packages in one message
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A package as it has to be. digest: Q1 and base64 of the SHA1 of its control member, as apk's index has it."""
-
-    version: str
-    digest: str
+_PEM = b"-----BEGIN "
+_DEB_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*:[a-z0-9-]+")  # and arch; Debian Policy, 5.6.7
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,8 @@ class Lock:
     """What it takes to make a root again.
 
     archive: URL, and sha512 its hash; both "" for a root of packages alone. mirror, branch: as in `store.Root`.
-    made: a `store.timestamp`. world: what was asked for, in apk's words. keys: public ones, by name.
+    made: a `store.timestamp`. packages, world: as in `Installed`. keys: public ones, by name; of Debian, a keyring.
+    sources: the lines of the root's sources.list(5), and archives: URIs of all that its apt knows; () for Alpine.
     """
 
     profile: Profile
@@ -51,6 +45,8 @@ class Lock:
     world: tuple[str, ...]
     keys: dict[str, bytes]
     packages: dict[str, Pin]
+    sources: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> int:
@@ -78,20 +74,29 @@ def render(lock: Lock) -> str:
         f"branch = {value(lock.branch)}",
         f"made = {value(lock.made)}",
         f"world = {value(lock.world)}",
+        *([f"sources = {value(lock.sources)}", f"archives = {value(lock.archives)}"] if lock.sources else []),
         "",
         # The archive is known by its hash, and the keys are below.
         profiles.to_toml(dataclasses.replace(lock.profile, keyring="", keys=()), table="profile"),
         "[keys]",
-        *(f"{value(name)} = {value(key.decode())}" for name, key in sorted(lock.keys.items())),
+        *(f"{value(name)} = {value(_key_text(key))}" for name, key in sorted(lock.keys.items())),
         "",
         "[packages]",
-        *(f"{value(name)} = {value(f'{pin.version} {pin.digest}'.strip())}" for name, pin in _sorted(lock)),
+        *(
+            f"{value(name)} = {value(f'{pin.version} {pin.digest} {pin.path}'.strip())}"
+            for name, pin in sorted(lock.packages.items())
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _sorted(lock: Lock) -> list[tuple[str, Pin]]:
-    return sorted(lock.packages.items())
+def _key_text(key: bytes) -> str:
+    """A key as it is, if that is text; a keyring of OpenPGP in base64."""
+    return key.decode() if key.startswith(_PEM) else base64.b64encode(key).decode()
+
+
+def _key(text: str) -> bytes:
+    return text.encode() if text.encode().startswith(_PEM) else base64.b64decode(text, validate=True)
 
 
 def read(path: Path) -> Lock:
@@ -119,13 +124,26 @@ def _from_document(document: dict[str, Any], path: Path, text: str) -> Lock:
     lock = Lock(
         profile=profiles.embedded(_text(document, "name"), document["profile"], path, text),
         world=tuple(map(str, document["world"])),
-        keys={_file_name(name): key.encode() for name, key in document["keys"].items()},
-        packages={name: Pin(*f"{pin} ".split(" ")[:2]) for name, pin in document["packages"].items()},
+        keys={_file_name(name): _key(key) for name, key in document["keys"].items()},
+        packages={name: Pin(*pin.split(" ")) for name, pin in document["packages"].items()},
+        sources=tuple(map(str, document.get("sources", ()))),
+        archives=tuple(map(str, document.get("archives", ()))),
         **texts,
     )
+    if lock.sources:
+        _check_debs(lock)
     if lock.seconds < 0 or (lock.archive and not re.fullmatch("[0-9a-f]{128}", lock.sha512)):
         raise ValueError("sha512")
     return lock
+
+
+def _check_debs(lock: Lock) -> None:
+    """Raise ValueError unless each package has a good name, and can be fetched and verified."""
+    for name, pin in lock.packages.items():
+        if not _DEB_NAME.fullmatch(name):
+            raise ValueError(f"name of a package: {name!r}")
+        if not re.fullmatch("[0-9a-f]{64}", pin.digest) or not pin.path:
+            raise ValueError(f"digest and path of {name}")
 
 
 def _text(document: dict[str, Any], key: str) -> str:
@@ -144,34 +162,11 @@ def _unsound(path: Path, why: str) -> UsageError:
     return UsageError(f"{path} is not a sound lock: {why}", hint="make it anew: crossroot lock PROFILE -o FILE")
 
 
-# What is in a root
-
-
-def installed() -> dict[str, Pin]:
-    """The packages of the root that is "/", by name, without virtual ones; none if it has no database of apk."""
-    file = next(filter(os.path.isfile, _DATABASES), None)
-    blocks = _blocks(file, ("P", "V", "C")) if file else ()
-    return {block["P"]: Pin(block["V"], block["C"]) for block in blocks if not block["P"].startswith(".")}
-
-
-def _blocks(file: str, keys: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The fields `keys` of each block of `KEY:VALUE` lines, blocks that lack one left out."""
-    found: dict[str, str] = {}
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for line in itertools.chain(lines, ["\n"]):
-            if line == "\n":
-                if len(found) == len(keys):
-                    yield found
-                found = {}
-            key, colon, value = line.partition(":")
-            if colon and key in keys:
-                found.setdefault(key, value.strip())
+# Comparing with a root
 
 
 def check(lock: Lock, found: dict[str, Pin]) -> None:
-    """Raise CrossrootError unless the packages of a root are those of the lock."""
-    if found == lock.packages:
-        return
+    """Raise CrossrootError unless the packages of a root are those of the lock, as far as their digests are known."""
     differences = []
     for name in sorted({*found, *lock.packages}):
         is_, wanted = found.get(name), lock.packages.get(name)
@@ -181,9 +176,19 @@ def check(lock: Lock, found: dict[str, Pin]) -> None:
             differences.append(f"{name} is missing")
         elif is_.version != wanted.version:
             differences.append(f"{name} is {is_.version}, not {wanted.version}")
-        elif is_ != wanted:
+        elif is_.digest and is_.digest != wanted.digest:
             differences.append(f"{name} {wanted.version} is another build now ({is_.digest}, not {wanted.digest})")
-    raise CrossrootError(f"the root is not what the lock says: {_several(differences)}", hint=_LOCK_ANEW)
+    if differences:
+        raise CrossrootError(f"the root is not what the lock says: {_several(differences)}", hint=_LOCK_ANEW)
+
+
+def check_digests(lock: Lock) -> None:
+    """Raise CrossrootError if nobody knows where to get a package of Debian again, and by what digest to verify it."""
+    if unknown := [f"{name} {pin.version}" for name, pin in sorted(lock.packages.items()) if not pin.digest]:
+        raise CrossrootError(
+            f"apt's lists in the root do not have {_several(unknown)}",
+            hint="if a hook installed it, name it under packages instead, or leave /var/lib/apt/lists as apt made it",
+        )
 
 
 def gone(lock: Lock, present: dict[str, Pin], repositories: Sequence[str]) -> CrossrootError | None:
@@ -200,12 +205,18 @@ def gone(lock: Lock, present: dict[str, Pin], repositories: Sequence[str]) -> Cr
         there |= {(package.name, package.version) for package in index}
     wanted = {(name, pin.version) for name, pin in lock.packages.items() if present.get(name) != pin}
     missing = [f"{name} {version}" for name, version in sorted(wanted - there)]
-    if not missing:
-        return None
-    return CrossrootError(f"no repository of the lock has {_several(missing)} any more", hint=_LOCK_ANEW)
+    return gone_from("no repository of the lock", missing) if missing else None
 
 
-_LOCK_ANEW = "lock the profile again: crossroot lock PROFILE -o FILE; or name a mirror in it that keeps old versions"
+def gone_from(where: str, missing: Sequence[str]) -> CrossrootError:
+    """The error for packages, each NAME VERSION, that are not to be had there any more."""
+    return CrossrootError(f"{where} has {_several(missing)} any more", hint=_LOCK_ANEW)
+
+
+_LOCK_ANEW = (
+    "lock the profile again: crossroot lock PROFILE -o FILE; or name a mirror in it that keeps old versions, "
+    "such as a snapshot"
+)
 
 
 def _several(words: Sequence[str]) -> str:

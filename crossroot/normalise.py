@@ -11,8 +11,8 @@ from pathlib import Path
 
 from crossroot import guest
 
-# Emptied folders: logs and caches.
-_FOLDERS = ("/var/log", "/var/cache/apk", "/var/cache/ldconfig")
+# Emptied folders: logs, caches, lists of packages.
+_FOLDERS = ("/var/log", "/var/cache/apk", "/var/cache/apt", "/var/cache/ldconfig", "/var/lib/apt/lists")
 
 # Copies of what was before a package added an account, and what hooks typed.
 _FILES = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import handlers
-from crossroot.distros import alpine
+from crossroot.distros import alpine, debian
 from crossroot.emulator import Wanted
 from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest
@@ -44,15 +44,18 @@ def repositories(request: Request, mirror: str, branch: str) -> bytes:
 
 
 def keys(request: Request) -> dict[str, bytes]:
-    """The public keys of the profile, by their names."""
+    """The public keys of the profile, by their names; of Debian and Ubuntu its keyring, if it has one of its own."""
     if request.lock:
         return request.lock.keys
-    found = {}
-    for path in map(Path, request.profile.keys):
+    profile, found = request.profile, {}
+    named = {path.name: path for path in map(Path, profile.keys)}
+    if profile.keyring and profile.distro in debian.DISTROS:
+        named[debian.KEYRING_NAME] = Path(profile.keyring)
+    for name, path in named.items():
         try:
-            found[path.name] = path.read_bytes()
+            found[name] = path.read_bytes()
         except OSError as error:
             raise CrossrootError(
-                f"cannot read the key {path}: {error.strerror}", hint="check keys in the profile"
+                f"cannot read the key {path}: {error.strerror}", hint="check keys and keyring in the profile"
             ) from error
     return found

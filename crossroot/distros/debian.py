@@ -40,7 +40,8 @@ _KEYRINGS = {
 }
 _KEYRING_PACKAGES = {"debian": "debian-archive-keyring", "ubuntu": "ubuntu-keyring"}
 _FIRST_SUITE = {("debian", "riscv64"): "trixie", ("debian", "loongarch64"): "forky"}
-_OWN_KEYRING = "/etc/apt/keyrings/crossroot.gpg"  # in a root: that of the profile
+KEYRING_NAME = "crossroot.gpg"
+_OWN_KEYRING = f"/etc/apt/keyrings/{KEYRING_NAME}"  # in a root: that of the profile
 
 # Suites without updates of their own.
 _ROLLING = ("sid", "unstable", "experimental", "rc-buggy")
@@ -52,7 +53,10 @@ _TAIL = 64 << 10  # bytes of output in which the reason of a failure is looked f
 # Scripts of packages ask invoke-rc.d(8) to start daemons, which asks this program: 101 is "don't".
 _POLICY = b"#!/bin/sh\n# A root has no init: packages start no services here.\nexit 101\n"
 
+SOURCES = "/etc/apt/sources.list"
 _POLICY_FILE = "/usr/sbin/policy-rc.d"
+
+_INSTALL_MMDEBSTRAP = "apt install mmdebstrap; on other distributions the package is called so, too"
 
 # An ordinary user's PATH may lack sbin.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -66,7 +70,10 @@ INSTALL_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACT
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to bootstrap; the fields are keys of a profile. mirrors: (), and keyring: "", for the usual ones."""
+    """What to bootstrap; the fields are keys of a profile. mirrors: (), and keyring: "", for the usual ones.
+
+    keep_lists: whether apt's lists of packages stay in the root.
+    """
 
     distro: str
     arch: Arch
@@ -77,6 +84,7 @@ class Recipe:
     mirrors: tuple[str, ...] = ()
     keyring: str = ""
     qemu_cpu: str = ""
+    keep_lists: bool = False
 
     @property
     def trusted(self) -> Path:
@@ -90,6 +98,20 @@ class Made:
 
     mirror: str
     version: str
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a root consists of exactly. repository: a folder with the packages, of which all are installed.
+
+    sources: lines of the root's sources.list. keyring: the own one that they name, b"" for none. seconds: since the
+    epoch; scripts of packages that ask for the time are told this one.
+    """
+
+    repository: Path
+    sources: tuple[str, ...]
+    keyring: bytes
+    seconds: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +156,24 @@ def bootstrap(recipe: Recipe, rootfs: Path, handler: Handler, id_map: IdMap | No
     return _configure(recipe, rootfs, id_map)
 
 
+def rebuild(recipe: Recipe, exact: Exact, rootfs: Path, handler: Handler, id_map: IdMap | None) -> Made:
+    """Fill the empty folder `rootfs` with exactly the packages of a repository, which were verified by their digests.
+
+    recipe: its packages are the names of all. Else as `bootstrap`.
+    """
+    _check_ids(recipe, id_map)
+    _run(recipe, rootfs, [], handler, id_map, exact)
+    return _configure(recipe, rootfs, id_map, exact)
+
+
+def archives(recipe: Recipe) -> tuple[str, ...]:
+    """URIs of the archives that the recipe's mirrors, or the host's own apt, are; without asking them."""
+    if recipe.mirrors:
+        return recipe.mirrors
+    host = apt.release()
+    return tuple(source.uri for source in _of_host(recipe, host, apt.read_sources())) if host else ()
+
+
 class _OutOfSync(CrossrootError):
     """A mirror whose files do not fit together."""
 
@@ -143,17 +183,21 @@ def _check(recipe: Recipe, id_map: IdMap | None) -> None:
     name = recipe.distro.capitalize()
     if not recipe.arch.debian:
         raise UsageError(f"{name} has no {recipe.arch.name}", hint="`crossroot profile list` shows what there is")
-    if id_map is not None and id_map.single:
-        raise CrossrootError(
-            f"the files of a {name} root have many owners, and you have a single id",
-            hint=namespaces.single_id_reason(),
-        )
+    _check_ids(recipe, id_map)
     if recipe.keyring and not recipe.trusted.is_file():
         raise CrossrootError(f"there is no keyring {recipe.trusted}", hint="check keyring in the profile")
     if not recipe.trusted.is_file():
         raise CrossrootError(
             f"without {recipe.trusted} nothing of {name} can be verified",
             hint=f"apt install {_KEYRING_PACKAGES[recipe.distro]}",
+        )
+
+
+def _check_ids(recipe: Recipe, id_map: IdMap | None) -> None:
+    if id_map is not None and id_map.single:
+        raise CrossrootError(
+            f"the files of a {recipe.distro.capitalize()} root have many owners, and you have a single id",
+            hint=namespaces.single_id_reason(),
         )
 
 
@@ -211,12 +255,21 @@ def _no_suite(recipe: Recipe, where: str) -> CrossrootError:
 # Running mmdebstrap
 
 
-def _run(recipe: Recipe, rootfs: Path, sources: Sequence[_Source], handler: Handler, id_map: IdMap | None) -> None:
+def _run(
+    recipe: Recipe,
+    rootfs: Path,
+    sources: Sequence[_Source],
+    handler: Handler,
+    id_map: IdMap | None,
+    exact: Exact | None = None,
+) -> None:
     """Run mmdebstrap in its namespaces. Raises CrossrootError if it fails, _OutOfSync if a mirror is to blame."""
-    command = _command(recipe, rootfs, sources)
+    command = _exact_command(recipe, rootfs, exact) if exact else _command(recipe, rootfs, sources)
     # Beside the rootfs and not in /tmp, so that what a killed mmdebstrap leaves there goes with the unfinished root.
     scratch = rootfs.parent / "tmp"
     environment = _environment(recipe, handler) | {"TMPDIR": str(scratch)}
+    if exact:
+        environment["SOURCE_DATE_EPOCH"] = str(exact.seconds)
 
     def work(_: ui.Progress) -> list[int | str]:
         scratch.mkdir()
@@ -229,8 +282,8 @@ def _run(recipe: Recipe, rootfs: Path, sources: Sequence[_Source], handler: Hand
         finally:
             shutil.rmtree(scratch)
 
-    where = sources[0].uri if sources else "its usual mirror"
-    ui.note(f"{Path(command[0]).name}: {recipe.distro} {recipe.suite} for {recipe.arch.name} from {fetch.shown(where)}")
+    where = "the packages of the lock" if exact else fetch.shown(sources[0].uri) if sources else "its usual mirror"
+    ui.note(f"{Path(command[0]).name}: {recipe.distro} {recipe.suite} for {recipe.arch.name} from {where}")
     status, output = namespaces.call(work, id_map=id_map, flags=_NAMESPACES)
     if status != 0:
         raise _explained(recipe, Path(command[0]).name, status, output)
@@ -280,7 +333,7 @@ def _command(recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[s
     why = "is only of use to root" if program else "neither"
     raise CrossrootError(
         f"mmdebstrap, which makes roots of {recipe.distro}, is not installed (debootstrap {why})",
-        hint="apt install mmdebstrap; on other distributions the package is called so, too",
+        hint=_INSTALL_MMDEBSTRAP,
     )
 
 
@@ -288,6 +341,39 @@ def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_S
     packages = ["apt", *with_companions(recipe.packages)]  # Ubuntu's minbase is without apt, which is to install more
     simulated = f'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install {shlex.join(packages)}'
     options = [
+        *_options(recipe, packages),
+        # It looks for these only after minutes of emulation, so that a misspelt name would be told late.
+        f"--extract-hook={simulated} >/dev/null",
+    ]
+    if not sources:
+        options.append(f"--keyring={recipe.trusted}")
+    if recipe.keep_lists:
+        options.append("--skip=cleanup/apt/lists")
+    # With the option signed-by the root's own apt trusts this keyring, and no other, for the archive.
+    lines = [
+        f"deb [signed-by={recipe.trusted}] {source.uri} {source.suite} {' '.join(recipe.components)}"
+        for source in sources
+    ]
+    return [program, *options, recipe.suite, str(rootfs), *lines]
+
+
+def _exact_command(recipe: Recipe, rootfs: Path, exact: Exact) -> list[str]:
+    program = shutil.which("mmdebstrap", path=_PATH)
+    if program is None:
+        raise CrossrootError(
+            "mmdebstrap, which makes roots of exactly the packages of a lock, is not installed",
+            hint=_INSTALL_MMDEBSTRAP,
+        )
+    options = [
+        *_options(recipe, recipe.packages),
+        # apt's other user may not be allowed to read the repository, and has another number on each host.
+        """--setup-hook=echo 'APT::Sandbox::User "root";' >>"$MMDEBSTRAP_APT_CONFIG\"""",
+    ]
+    return [program, *options, recipe.suite, str(rootfs), f"deb [trusted=yes] copy:{exact.repository} ./"]
+
+
+def _options(recipe: Recipe, packages: Sequence[str]) -> list[str]:
+    return [
         "--mode=root",
         "--format=directory",
         f"--variant={recipe.variant}",
@@ -300,17 +386,7 @@ def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_S
         # A root can be made again, so there is no need to wait for the disk after each file.
         "--dpkgopt=force-unsafe-io",
         f"--include={','.join(packages)}",
-        # It looks for these only after minutes of emulation, so that a misspelt name would be told late.
-        f"--extract-hook={simulated} >/dev/null",
     ]
-    if not sources:
-        options.append(f"--keyring={recipe.trusted}")
-    # With the option signed-by the root's own apt trusts this keyring, and no other, for the archive.
-    lines = [
-        f"deb [signed-by={recipe.trusted}] {source.uri} {source.suite} {' '.join(recipe.components)}"
-        for source in sources
-    ]
-    return [program, *options, recipe.suite, str(rootfs), *lines]
 
 
 def _debootstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[str]:
@@ -393,9 +469,9 @@ def _explained(recipe: Recipe, program: str, status: int, output: str) -> Crossr
 # The finished root
 
 
-def _configure(recipe: Recipe, rootfs: Path, id_map: IdMap | None) -> Made:
+def _configure(recipe: Recipe, rootfs: Path, id_map: IdMap | None, exact: Exact | None = None) -> Made:
     """What is left to do in the new root, by a child that is confined to it."""
-    keyring = recipe.trusted.read_bytes() if recipe.keyring else b""
+    keyring = exact.keyring if exact else recipe.trusted.read_bytes() if recipe.keyring else b""
 
     def work(_: ui.Progress) -> list[str]:
         os.chroot(rootfs)
@@ -404,11 +480,13 @@ def _configure(recipe: Recipe, rootfs: Path, id_map: IdMap | None) -> Made:
         guest.write("/etc/hostname", b"localhost\n")  # not the host's
         guest.write(_POLICY_FILE, _POLICY)
         os.chmod(_POLICY_FILE, 0o755)
-        sources = guest.read("/etc/apt/sources.list").decode()
+        sources = guest.read(SOURCES).decode()
+        if exact:
+            sources = "".join(f"{line}\n" for line in exact.sources)
         if keyring:
             guest.write(_OWN_KEYRING, keyring)
             sources = sources.replace(f"signed-by={recipe.trusted}]", f"signed-by={_OWN_KEYRING}]")
-            guest.write("/etc/apt/sources.list", sources.encode())
+        guest.write(SOURCES, sources.encode())
         found = re.search(r"^deb (?:\[[^]]*\] )?(\S+)", sources, re.MULTILINE)
         return [found[1] if found else "", guest.os_release().get("VERSION_ID", "")]
 

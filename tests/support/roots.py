@@ -1,4 +1,4 @@
-"""Small roots in a store, and functions run in processes of their own, for the tests of crossroot.store."""
+"""Small roots in a store, and functions run in processes of their own."""
 
 import ctypes
 import os
@@ -129,3 +129,22 @@ def kill_at_step(number: int, function: Callable[[], object], user: Identity | N
     status = status_of(start(run, user))
     assert status in (0, -signal.SIGKILL), f"failed instead of being killed at step {number}"
     return status != 0
+
+
+def in_root(rootfs: Path, function: Callable[[], object]) -> object:
+    """What the function gives, as JSON has it, with `rootfs` as its root."""
+
+    def work(_: object) -> object:
+        os.chroot(rootfs)
+        os.chdir("/")
+        return function()
+
+    return namespaces.call(work, id_map=namespaces.own_single_map() or namespaces.identity_map())
+
+
+def write(rootfs: Path, name: str, content: str = "x") -> Path:
+    """Write a file in a rootfs, with the folders it needs."""
+    path = rootfs / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path

@@ -11,11 +11,12 @@ LAYERS = {
         errors linux osrelease
     """,
     1: """
-        arch deletion elf fetch guest namespaces normalise oci oci_image pack paths pick tree ui unpack
+        arch deletion elf fetch guest installed namespaces normalise oci oci_image pack paths pick tree ui unpack
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
-        distros.debian emulator emulator_fetch handlers lock mounts overlay probe profiles store
+        distros.deb_repository distros.debian emulator emulator_fetch handlers lock mounts overlay probe profiles
+        store
     """,
     3: """
         archive bootstrap ci doctor enter export fill packages request session

@@ -1,16 +1,16 @@
 """Locks are written and read, compared with what is installed, and two roots are settled to be the same."""
 
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from crossroot import arch, lock, namespaces, normalise
+from crossroot import arch, lock, normalise
 from crossroot.errors import CrossrootError, UsageError
-from crossroot.lock import Lock, Pin
+from crossroot.installed import Pin
+from crossroot.lock import Lock
 from crossroot.profiles import Profile
+from tests.support.roots import in_root, write
 
 LOCK = Lock(
     profile=Profile("mine", arch.find("riscv64"), packages=("tool", "lib>1"), env={"A": 'quote " and \\'}),
@@ -24,12 +24,54 @@ LOCK = Lock(
     packages={"tool": Pin("1.0-r0", "Q1abc="), "gtk+3.0": Pin("3.24-r1", "Q1def=")},
 )
 
+DEBIAN = replace(
+    LOCK,
+    profile=Profile(
+        "deb", arch.find("riscv64"), distro="debian", branch="", mirrors=(), suite="trixie", variant="minbase"
+    ),
+    archive="",
+    sha512="",
+    branch="trixie",
+    keys={"crossroot.gpg": b"\x99\x01\0binary"},
+    packages={"libc6:riscv64": Pin("2.41-12", "0" * 64, "pool/main/g/glibc/libc6_2.41-12_riscv64.deb")},
+    sources=("deb [signed-by=/a.gpg] http://one.example.org/debian trixie main",),
+    archives=("http://one.example.org/debian",),
+)
 
-def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("written", [LOCK, DEBIAN])
+def test_a_lock_is_read_as_it_was_written(written: Lock, tmp_path: Path) -> None:
     file = tmp_path / "lock"
-    file.write_text(lock.render(LOCK))
+    file.write_text(lock.render(written))
     read = lock.read(file)
-    assert replace(read, profile=replace(read.profile, sources=())) == LOCK
+    assert replace(read, profile=replace(read.profile, sources=())) == written
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        {"libc6:riscv64": Pin("1", "0" * 63, "pool/x.deb")},
+        {"libc6:riscv64": Pin("1", "0" * 64)},
+        {"--libc6:riscv64": Pin("1", "0" * 64, "pool/x.deb")},
+        {"libc6,other:riscv64": Pin("1", "0" * 64, "pool/x.deb")},
+    ],
+)
+def test_a_deb_needs_a_good_name_a_digest_and_a_place(packages: dict[str, Pin], tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    file.write_text(lock.render(replace(DEBIAN, packages=packages)))
+    with pytest.raises(UsageError, match="libc6"):
+        lock.read(file)
+
+
+def test_what_is_in_no_list_is_not_locked() -> None:
+    packages = DEBIAN.packages | {"own:all": Pin("1.0")}
+    with pytest.raises(CrossrootError, match=r"do not have own:all 1\.0$") as caught:
+        lock.check_digests(replace(DEBIAN, packages=packages))
+    assert "hook" in caught.value.hint
+
+
+def test_a_digest_that_nobody_knows_is_not_compared() -> None:
+    lock.check(DEBIAN, {name: Pin(pin.version) for name, pin in DEBIAN.packages.items()})
 
 
 def test_the_same_lock_is_the_same_text_whatever_the_order() -> None:
@@ -73,33 +115,6 @@ def test_many_differences_are_counted() -> None:
     packages = {f"p{number}": Pin("1", "") for number in range(9)}
     with pytest.raises(CrossrootError, match=r"p4 is missing and 4 more$"):
         lock.check(replace(LOCK, packages=packages), {})
-
-
-def in_root(rootfs: Path, function: Callable[[], object]) -> object:
-    """What the function gives with `rootfs` as its root."""
-
-    def work(_: object) -> object:
-        os.chroot(rootfs)
-        os.chdir("/")
-        return function()
-
-    return namespaces.call(work, id_map=namespaces.own_single_map() or namespaces.identity_map())
-
-
-def write(rootfs: Path, name: str, content: str = "x") -> Path:
-    path = rootfs / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-@pytest.mark.userns
-@pytest.mark.parametrize("folder", ["lib/apk/db", "usr/lib/apk/db"])
-def test_what_apk_installed_is_read_but_not_what_is_virtual(folder: str, tmp_path: Path) -> None:
-    text = "C:Q1a=\nP:one\nV:1.0-r0\nD:C:x\nF:usr\nR:P:odd\n\nC:Q1b=\nP:.deps\nV:0\n\nC:Q1c=\nP:two\nV:2-r1"
-    write(tmp_path, f"{folder}/installed", text)
-    found = in_root(tmp_path, lambda: {name: pin.version for name, pin in lock.installed().items()})
-    assert found == {"one": "1.0-r0", "two": "2-r1"}
 
 
 @pytest.mark.userns
