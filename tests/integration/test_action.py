@@ -180,7 +180,18 @@ def test_a_lock_file_says_all_about_the_root_and_is_the_key_of_the_cache(action:
     assert result.status == 0, result.log
     assert result.log.splitlines()[-4:-2] == ["riscv64", "board"]
     assert len(runner.caches) == 2
+    assert "mmdebstrap" not in (work / "prepare.sh").read_text()
     runner.identity.run(["rm", runner.workspace / "crossroot-board.lock"], check=True)
+
+
+def test_mmdebstrap_is_installed_for_a_lock_of_debian(action: Action) -> None:
+    runner = action.runner
+    lock = runner.workspace / "crossroot-board.lock"
+    runner.identity.run(["tee", lock], 'format = 0\n[profile]\ndistro = "debian"  # the distribution\n', check=True)
+    result = action.use("true", {"profile": "board"})
+    runner.identity.run(["rm", lock], check=True)
+    assert result.status == 2, "the lock is good for nothing else"
+    assert "mmdebstrap" in (runner.temp / "crossroot/prepare.sh").read_text()
 
 
 def test_a_job_that_is_cancelled_leaves_nothing(action: Action) -> None:
