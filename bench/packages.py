@@ -25,7 +25,7 @@ from pathlib import Path
 
 from crossroot import arch, bootstrap, enter, namespaces, profiles, session, store
 from crossroot.distros import alpine, apk_native
-from crossroot.store import Root
+from crossroot.metadata import Root
 from tests.support import apk_repository
 
 GOAL = 3.0

@@ -4,17 +4,18 @@ An arch carries Alpine's name, or qemu's where Alpine has none. Debian's, Docker
 and translated. One clash: `armhf` is ARMv6 for Alpine and ARMv7 for Debian; crossroot follows Alpine.
 """
 
-import difflib
-from dataclasses import dataclass
+from __future__ import annotations
+
+import os
 
 from crossroot.errors import UsageError
+from crossroot.record import Record
 
 LE = "ffffffffffffff00fffffffffffffffffeffffff"
 BE = "ffffffffffffff00fffffffffffffffffffeffff"
 
 
-@dataclass(frozen=True)
-class Elf:
+class Elf(Record):
     """How executables of an arch look, and the smallest program for it.
 
     machine: e_machine. magic, mask: hex, as /proc/sys/fs/binfmt_misc prints them; both start at offset 0.
@@ -28,8 +29,7 @@ class Elf:
     code: str
 
 
-@dataclass(frozen=True)
-class Arch:
+class Arch(Record):
     """One architecture. name: Alpine's. qemu: as in `qemu-NAME`. debian, docker: "" where there is none.
     uname: what `uname -m` says on it. aliases: further names users know it by."""
 
@@ -192,9 +192,16 @@ def find(name: str) -> Arch:
     """
     if arch := _BY_NAME.get(name.strip().lower()):
         return arch
+    import difflib  # only this error needs it
+
     close = difflib.get_close_matches(name.lower(), _BY_NAME, n=1)
     meant = f"perhaps you meant {close[0]}; " if close else ""
     raise UsageError(f"unknown architecture '{name}'", hint=f"{meant}known are {', '.join(ALL)}")
+
+
+def of_host() -> Arch:
+    """The arch of the kernel (uname(2)), which needs no handler."""
+    return find(os.uname().machine)
 
 
 def of_elf(header: bytes) -> list[Arch]:

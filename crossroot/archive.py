@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import ui
 from crossroot.distros import alpine
 from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
 from crossroot.lock import Lock
 from crossroot.profiles import Profile
 from crossroot.request import Request
+from crossroot.tasks import task
 
 _SIGNATURE_LIMIT = 64 << 10  # bytes
 
@@ -38,7 +38,7 @@ def fetch(request: Request, cache: Path) -> Archive:
     if request.archive is None:
         return _fetch_release(profile, digest, cache)
     if "://" in request.archive:
-        with ui.task(f"downloading {shown(request.archive)}") as progress:
+        with task(f"downloading {shown(request.archive)}") as progress:
             verified = download([request.archive], digest, cache=cache, progress=progress)
         return Archive(verified, shown(request.archive))
     path = Path(request.archive).expanduser().absolute()
@@ -48,7 +48,7 @@ def fetch(request: Request, cache: Path) -> Archive:
 
 
 def _fetch_locked(lock: Lock, cache: Path) -> Archive:
-    with ui.task(f"downloading {shown(lock.archive)}") as progress:
+    with task(f"downloading {shown(lock.archive)}") as progress:
         verified = download(lock.urls, Digest("sha512", lock.sha512), cache=cache, progress=progress)
     return Archive(verified, lock.archive, lock.mirror, lock.branch)
 
@@ -56,7 +56,7 @@ def _fetch_locked(lock: Lock, cache: Path) -> Archive:
 def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Archive:
     """The newest minirootfs of the profile's branch."""
     release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
-    with ui.task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
+    with task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
         verified = download(
             release.urls, digest or Digest("sha512", release.sha512), cache=cache, size=release.size, progress=progress
         )

@@ -4,18 +4,22 @@ On a terminal the session has a pseudo-terminal of its own, so that nothing insi
 (ioctl TIOCSTI). Here its master end is joined to the caller's terminal, which is raw meanwhile.
 """
 
-import contextlib
+from __future__ import annotations
+
 import fcntl
 import os
 import select
-import signal
 import termios
 import tty
-from collections.abc import Iterator
-from dataclasses import dataclass
 
+from crossroot import linux
 from crossroot.errors import EXIT_SIGNAL_BASE
-from crossroot.namespaces import Child
+from crossroot.linux import signal
+from crossroot.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from crossroot.namespaces import Child
 
 FORWARDED = frozenset(
     {
@@ -32,8 +36,7 @@ FORWARDED = frozenset(
 _CHUNK = 65536
 
 
-@dataclass
-class Line:
+class Line(Record):
     """A pair of sockets over which pid 1 sends the master end of the session's terminal (unix(7), SCM_RIGHTS)."""
 
     receive: int
@@ -44,62 +47,87 @@ def terminal_line() -> Line | None:
     """A line for a terminal if stdin and stdout are one and we are in its foreground; else None."""
     if not (os.isatty(0) and os.isatty(1)) or os.tcgetpgrp(0) != os.getpgrp():
         return None
-    import socket
-
-    receive, send = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    return Line(receive.detach(), send.detach())
+    return Line(*linux.socket_pair())
 
 
 def until_end(child: Child, init: int, line: Line | None) -> int:
     """Attend to a running session and return its exit status. init: the host's pid of its pid 1."""
     os.close(child.channel)
-    with _signals() as arrived:
+    signals = _Signals()
+    try:
         if line is None:
-            return _wait(child.pid, init, arrived)
+            return _wait(child.pid, init, signals)
         master = _receive_master(line)
-        with _raw_terminal() as terminal:
-            return _Relay(child.pid, init, arrived, master, terminal).run()
+        terminal = _Terminal()
+        terminal.make_raw()
+        try:
+            return _Relay(child.pid, init, signals, master, terminal).run()
+        finally:
+            terminal.restore()
+    finally:
+        signals.close()
 
 
 def _receive_master(line: Line) -> int:
-    import socket
-
     os.close(line.send)
-    with socket.socket(fileno=line.receive) as link:
-        master = socket.recv_fds(link, 16, 1)[1][0]
+    master = linux.receive_descriptor(line.receive)
     os.set_blocking(master, False)
     return master
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[int]:
-    """Let the numbers of arriving signals be readable, a byte each, from the descriptor given (signalfd-like).
+class _Signals:
+    """Signals that have arrived can be read from the descriptor `arrived`, as with signalfd(2).
 
     A signal that our caller ignores stays ignored, as under nohup(1).
     """
-    arrived, wake = os.pipe()
-    os.set_blocking(arrived, False)
-    os.set_blocking(wake, False)
-    before = {}
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    for number in (*FORWARDED, signal.SIGCHLD, signal.SIGWINCH):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda *_: None)
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
+
+    def __init__(self) -> None:
+        self.arrived, self._wake = os.pipe()
+        self._unread: list[int] = []
+        os.set_blocking(self.arrived, False)
+        os.set_blocking(self._wake, False)
+        self._before = {}
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (*FORWARDED, signal.SIGCHLD, signal.SIGWINCH):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, lambda *_: None)
+
+    def read(self) -> list[int]:
+        """The numbers of those that have arrived since, in their order."""
+        numbers = self._look()
+        self._unread = []
+        return numbers
+
+    def _look(self) -> list[int]:
+        """What `read` will give."""
+        try:
+            self._unread += os.read(self.arrived, 4096)
+        except BlockingIOError:
+            pass
+        return self._unread
+
+    def stop(self) -> None:
+        """Stop this process as SIGTSTP does, unless SIGCONT has arrived; returns when it is continued.
+
+        No SIGCONT is overlooked: one that came before the stop is pending can be read, and a later one takes the
+        pending stop away (signal(7)). In an orphaned process group SIGTSTP has no effect, so SIGSTOP is used there.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        if signal.SIGCONT in self._look():
+            signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # which drops it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+        if signal.SIGCONT not in self._look():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        signal.signal(signal.SIGTSTP, before)
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
-        os.close(arrived)
-        os.close(wake)
-
-
-def _read_signals(arrived: int) -> list[int]:
-    """The signals that have arrived, in their order."""
-    with contextlib.suppress(BlockingIOError):
-        return list(os.read(arrived, 4096))
-    return []
+        os.close(self.arrived)
+        os.close(self._wake)
 
 
 def _ended(pid: int) -> int | None:
@@ -111,61 +139,61 @@ def _ended(pid: int) -> int | None:
     return code if code >= 0 else EXIT_SIGNAL_BASE - code
 
 
-def _forward(numbers: list[int], init: int) -> None:
-    """Pass signals on, and stop as the session does, unless it was continued meanwhile."""
-    stop = False
-    for number in numbers:
-        if number in FORWARDED:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended, which the next wait will tell
-                os.kill(init, number)
-        if number in (signal.SIGTSTP, signal.SIGCONT):
-            stop = number == signal.SIGTSTP
-    if stop:
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _wait(pid: int, init: int, arrived: int) -> int:
+def _wait(pid: int, init: int, signals: _Signals) -> int:
     while (status := _ended(pid)) is None:
-        select.select([arrived], [], [])
-        _forward(_read_signals(arrived), init)
+        select.select([signals.arrived], [], [])
+        _pass_on(signals, init, None)
     return status
 
 
-@contextlib.contextmanager
-def _raw_terminal() -> Iterator["_Terminal"]:
-    terminal = _Terminal(termios.tcgetattr(0))
-    terminal.make_raw()
-    try:
-        yield terminal
-    finally:
-        terminal.restore()
+def _pass_on(signals: _Signals, init: int, terminal: _Terminal | None) -> list[int]:
+    """Send the session the signals that have arrived, and stop and go on as it does; gives their numbers.
+
+    terminal: the caller's, if it is raw, which it is not to be while we are stopped.
+    """
+    passed = []
+    while numbers := signals.read():
+        passed += numbers
+        for number in numbers:
+            if number in FORWARDED:
+                try:
+                    os.kill(init, number)
+                except ProcessLookupError:
+                    pass  # it has just ended, which the next wait will tell
+        if [number for number in numbers if number in (signal.SIGTSTP, signal.SIGCONT)][-1:] == [signal.SIGTSTP]:
+            if terminal:
+                terminal.restore()
+            signals.stop()
+            if terminal:
+                terminal.make_raw()
+    return passed
 
 
-@dataclass
 class _Terminal:
     """The caller's terminal and the settings to give back to it."""
 
-    settings: list[object]
+    def __init__(self) -> None:
+        self._settings = termios.tcgetattr(0)
 
     def make_raw(self) -> None:
         tty.setraw(0)
 
     def restore(self) -> None:
-        termios.tcsetattr(0, termios.TCSADRAIN, self.settings)  # type: ignore[arg-type]
+        termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
 
 
-@dataclass
 class _Relay:
     """Moves bytes between the caller's terminal and the session's until the session ends."""
 
-    pid: int
-    init: int
-    arrived: int
-    master: int
-    terminal: _Terminal
-    typed: bytes = b""  # read from the caller, not yet accepted by the session
-    stdin_open: bool = True
-    master_open: bool = True
+    def __init__(self, pid: int, init: int, signals: _Signals, master: int, terminal: _Terminal) -> None:
+        self.pid = pid
+        self.init = init
+        self.signals = signals
+        self.master = master
+        self.terminal = terminal
+        self.typed = b""  # read from the caller, not yet accepted by the session
+        self.stdin_open = True
+        self.master_open = True
 
     def run(self) -> int:
         self._resize()
@@ -178,15 +206,17 @@ class _Relay:
 
     def _step(self, timeout: float | None) -> bool:
         """Wait for something to happen and move it along; False if nothing did in time."""
-        reading = [self.arrived]
+        reading = [self.signals.arrived]
         if self.stdin_open and len(self.typed) < _CHUNK:
             reading.append(0)
         if self.master_open:
             reading.append(self.master)
         writing = [self.master] if self.typed and self.master_open else []
         readable, writable, _ = select.select(reading, writing, [], timeout)
-        if self.arrived in readable:
-            self._on_signals(_read_signals(self.arrived))
+        if self.signals.arrived in readable:
+            numbers = _pass_on(self.signals, self.init, self.terminal)
+            if signal.SIGWINCH in numbers or signal.SIGCONT in numbers:
+                self._resize()
         if self.master in readable:
             self._show()
         if 0 in readable:
@@ -207,15 +237,6 @@ class _Relay:
             return
         while data:
             data = data[os.write(1, data) :]
-
-    def _on_signals(self, numbers: list[int]) -> None:
-        if signal.SIGTSTP in numbers:
-            self.terminal.restore()
-        _forward(numbers, self.init)
-        if signal.SIGCONT in numbers:
-            self.terminal.make_raw()
-        if signal.SIGWINCH in numbers or signal.SIGCONT in numbers:
-            self._resize()
 
     def _resize(self) -> None:
         """Give the session's terminal the size of the caller's (ioctl_tty(2))."""

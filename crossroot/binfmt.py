@@ -1,4 +1,4 @@
-"""binfmt_misc: which handler runs the programs of an arch, on the host or in a session's own user namespace.
+"""binfmt_misc: which handler runs the programs of an arch on the host.
 
 Kernel: Documentation/admin-guide/binfmt-misc.rst. Since Linux 6.7 a user namespace can have an instance of its
 own. Looking up a handler then ends there: a private instance hides all handlers of the host.
@@ -14,21 +14,16 @@ from pathlib import Path
 
 from crossroot import elf, linux, namespaces, ui
 from crossroot.arch import Arch
+from crossroot.binfmt_rule import LONGEST_INTERPRETER
 from crossroot.errors import CrossrootError
 
 TABLE = Path("/proc/sys/fs/binfmt_misc")
-OWN_PREFIX = "crossroot-"  # names of the entries crossroot registers
 
 # P keeps argv[0]; O opens the program for the interpreter, so that execute-only files run; F opens the
 # interpreter at once, so that it serves in every chroot.
 HOST_FLAGS = "POF"
-# C, credentials of the program, makes setuid programs work. Registered for the whole host it would let any local
-# user run a foreign setuid file; in a session's own user namespace it reaches no further than the session.
-PRIVATE_FLAGS = "POCF"
 
-_LONGEST_INTERPRETER = 127  # bytes, BINPRM_BUF_SIZE - 1
 _START_OF_FILE = 256  # bytes of a file that the kernel compares with magics, BINPRM_BUF_SIZE
-_DELIMITERS = ":,;|%"  # any byte may separate the fields of a rule that does not occur in them
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode on every kernel: include/uapi/linux/nsfs.h, USER_NS_INIT_INO
 
 
@@ -57,30 +52,6 @@ class Entry:
     def serves(self, arch: Arch) -> bool:
         """Whether the kernel hands programs of `arch` to this entry, were it the only one and enabled."""
         return self.matches(elf.probe_program(arch))
-
-
-def own_name(arch: Arch) -> str:
-    """The name of crossroot's entry for `arch`."""
-    return OWN_PREFIX + arch.name
-
-
-def rule(arch: Arch, interpreter: str, flags: str, name: str = "") -> bytes:
-    """The line that registers `interpreter` for `arch`. name: of the entry, `own_name` if not given.
-
-    Raises CrossrootError if the path holds what a rule cannot.
-    """
-
-    def escaped(hexadecimal: str) -> str:
-        return "".join(f"\\x{hexadecimal[at : at + 2]}" for at in range(0, len(hexadecimal), 2))
-
-    delimiter = next((byte for byte in _DELIMITERS if byte not in interpreter), "")
-    if not delimiter or "\n" in interpreter:
-        raise CrossrootError(
-            f"the path {interpreter!r} cannot be written into a binfmt_misc rule", hint="copy it to a plainer path"
-        )
-    magic, mask = escaped(arch.elf.magic), escaped(arch.elf.mask)
-    fields = ("", name or own_name(arch), "M", "0", magic, mask, interpreter, flags)
-    return os.fsencode(delimiter.join(fields))
 
 
 @contextmanager
@@ -172,32 +143,6 @@ def private_possible() -> bool:
         return False
 
 
-def new_private_table(arch: Arch, interpreter: Path) -> int:
-    """A detached binfmt_misc of the current user namespace with one handler, for `arch`.
-
-    Call it with the host's root still in place, as the interpreter is opened now. The handlers live as long as
-    the mount, so attach it somewhere. Raises CrossrootError if the kernel refuses the rule.
-    """
-    table = linux.new_filesystem("binfmt_misc", {}, linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV)
-    path = str(interpreter)
-    opened = None
-    if len(os.fsencode(path)) > _LONGEST_INTERPRETER:
-        opened = os.open(path, os.O_PATH)
-        path = f"/proc/self/fd/{opened}"
-    register_file = os.open("register", os.O_WRONLY, dir_fd=table)
-    try:
-        os.write(register_file, rule(arch, path, PRIVATE_FLAGS))
-    except OSError as error:
-        raise CrossrootError(
-            f"the kernel refused a handler for {arch.name} with {interpreter}: {error.strerror}"
-        ) from error
-    finally:
-        os.close(register_file)
-        if opened is not None:
-            os.close(opened)
-    return table
-
-
 def mount_table() -> None:
     """Mount the binfmt_misc of this user namespace on its usual place, unless it is there already.
 
@@ -250,7 +195,7 @@ def add(line: bytes) -> None:
 
 _REFUSED_HINT = "crossroot doctor"
 _REFUSALS = {
-    errno.EINVAL: f"the rule is malformed, or the interpreter's path is longer than {_LONGEST_INTERPRETER} bytes",
+    errno.EINVAL: f"the rule is malformed, or the interpreter's path is longer than {LONGEST_INTERPRETER} bytes",
     errno.EEXIST: "an entry of that name exists",
     errno.ENOENT: "its interpreter does not exist",
     errno.EACCES: "not permitted, or the interpreter's file system is mounted noexec",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crossroot import binfmt
+from crossroot import binfmt_rule
 from crossroot.arch import Arch
 from crossroot.binfmt import Entry
 from crossroot.errors import CrossrootError
@@ -24,7 +24,7 @@ _HEADER = "# Written by `crossroot binfmt register --persist`, removed by `cross
 
 def path(arch: Arch) -> Path:
     """The file that registers crossroot's handler for `arch` at every start."""
-    return FOLDER / f"{binfmt.own_name(arch)}.conf"
+    return FOLDER / f"{binfmt_rule.own_name(arch)}.conf"
 
 
 def check_replaceable(arch: Arch) -> None:
@@ -47,7 +47,7 @@ def written(arch: Arch, interpreter: Path, flags: str) -> Iterator[Path]:
     before = file.read_bytes() if file.is_file() else None
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        _replace(file, _HEADER.encode() + binfmt.rule(arch, str(interpreter), flags) + b"\n")
+        _replace(file, _HEADER.encode() + binfmt_rule.rule(arch, str(interpreter), flags) + b"\n")
     except OSError as error:
         why = f"{file} cannot be written: {error.strerror}"
         raise CrossrootError(why, hint="register without --persist") from error
@@ -185,4 +185,4 @@ def _is_own(file: Path, arch: Arch) -> bool:
     text = file.read_text(errors="surrogateescape")
     rules = _rules(file)
     written = text.startswith(_HEADER) and text.endswith("\n") and len(text.splitlines()) == 2
-    return written and [entry.name for entry in rules] == [binfmt.own_name(arch)] and rules[0].serves(arch)
+    return written and [entry.name for entry in rules] == [binfmt_rule.own_name(arch)] and rules[0].serves(arch)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crossroot import arch as arches
-from crossroot import binfmt, binfmt_conf, binfmt_status, elf, emulator, emulator_fetch, paths, probe
+from crossroot import binfmt, binfmt_conf, binfmt_rule, binfmt_status, elf, emulator, emulator_fetch, paths, probe
 from crossroot.arch import Arch
 from crossroot.binfmt import Entry, as_root
 from crossroot.errors import CrossrootError
@@ -52,7 +52,7 @@ def _register(arch: Arch, qemu: Path | None, flags: str, *, persist: bool, repla
     standing = None if replace else _satisfying(arch, flags, qemu)
     if standing and (not persist or _comes_with_start(standing)):
         return [f"{arch.name} runs already, through the entry {standing.name}: nothing to do"]
-    own = standing if standing and standing.name == binfmt.own_name(arch) else None
+    own = standing if standing and standing.name == binfmt_rule.own_name(arch) else None
     interpreter = Path(own.interpreter) if own else emulator_fetch.ensure(arch, qemu, cache=paths.cache())
     if not persist:
         return _install(arch, interpreter, flags)
@@ -92,8 +92,8 @@ def _satisfying(arch: Arch, flags: str, qemu: Path | None) -> Entry | None:
         return None
     serving = [entry for entry in binfmt.entries() if entry.enabled and entry.serves(arch)]
     entry = next(iter(serving), None)
-    if entry and entry.name.startswith(binfmt.OWN_PREFIX):
-        entry = next((entry for entry in serving if entry.name == binfmt.own_name(arch)), None)
+    if entry and entry.name.startswith(binfmt_rule.OWN_PREFIX):
+        entry = next((entry for entry in serving if entry.name == binfmt_rule.own_name(arch)), None)
     if entry is None or not set(flags) <= set(entry.flags):
         return None
     wanted = _inode(qemu) if qemu else verdict.inode
@@ -113,15 +113,15 @@ def install(arch: Arch, interpreter: Path, flags: str) -> None:
     ends it, the table is as it was before.
     """
     _check_harmless(arch, interpreter)
-    name = binfmt.own_name(arch)
+    name = binfmt_rule.own_name(arch)
     trial = name + _TRIAL_SUFFIX
     _remove_if_there(trial)  # of a process that was killed
     with _removed_afterwards(trial):
-        binfmt.add(binfmt.rule(arch, str(interpreter), flags, trial))
+        binfmt.add(binfmt_rule.rule(arch, str(interpreter), flags, trial))
         _prove(arch, interpreter)
         with _undisturbed():
             _remove_if_there(name)
-            binfmt.add(binfmt.rule(arch, str(interpreter), flags))
+            binfmt.add(binfmt_rule.rule(arch, str(interpreter), flags))
 
 
 def _check_harmless(arch: Arch, interpreter: Path) -> None:
@@ -224,7 +224,7 @@ def unregister(arch: Arch, *, force: bool = False) -> list[str]:
             raise CrossrootError("binfmt_misc cannot be seen here", hint="run it outside of the container")
         serving = [entry for entry in binfmt.entries(table) if entry.serves(arch)]
         own = [entry for entry in serving if entry.name in _own_names(arch)]
-        foreign = [entry for entry in serving if not entry.name.startswith(binfmt.OWN_PREFIX)]
+        foreign = [entry for entry in serving if not entry.name.startswith(binfmt_rule.OWN_PREFIX)]
         done = []
         if file := binfmt_conf.remove(arch, force=force):
             done.append(f"removed {file}")
@@ -244,7 +244,7 @@ def unregister(arch: Arch, *, force: bool = False) -> list[str]:
 
 
 def _own_names(arch: Arch) -> tuple[str, str]:
-    return binfmt.own_name(arch), binfmt.own_name(arch) + _TRIAL_SUFFIX
+    return binfmt_rule.own_name(arch), binfmt_rule.own_name(arch) + _TRIAL_SUFFIX
 
 
 def all_own() -> list[Arch]:

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import binfmt, binfmt_conf, elf, probe
+from crossroot import binfmt, binfmt_conf, binfmt_rule, elf, probe
 from crossroot.arch import Arch
 from crossroot.binfmt import Entry, as_root
 from crossroot.probe import Verdict
@@ -97,7 +97,7 @@ def winning(serving: list[Entry]) -> Entry | None:
 
 def owner(name: str) -> str:
     """Who registered an entry, judged by the records that systemd and Debian's binfmt-support keep of theirs."""
-    if name.startswith(binfmt.OWN_PREFIX):
+    if name.startswith(binfmt_rule.OWN_PREFIX):
         return "crossroot"
     if (_DEBIAN_RECORDS / name).exists():
         return "binfmt-support"

@@ -12,23 +12,24 @@ from crossroot import (
     guest,
     handlers,
     installed,
+    metadata,
     namespaces,
     normalise,
     packages,
     session,
     store,
-    ui,
 )
 from crossroot import lock as locks
 from crossroot import request as wanted
 from crossroot.distros import debian
-from crossroot.emulator import Wanted
 from crossroot.errors import EXIT_FAILED, CrossrootError
 from crossroot.fill import INTERRUPTED, Filled
 from crossroot.lock import Lock
+from crossroot.metadata import Root
 from crossroot.request import Request
-from crossroot.store import Root
+from crossroot.tasks import task
 from crossroot.ui import Progress
+from crossroot.wanted import Wanted
 
 # Runs its arguments with no input and without touching stdout, which is for data.
 _QUIET = ("/bin/sh", "-c", 'exec "$@" </dev/null >&2', "sh")
@@ -43,7 +44,7 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     """
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
         store.publish(unfinished, _make(request, unfinished, cache))
-    return store.open_root(request.name, store_folder)
+    return metadata.open_root(request.name, store_folder)
 
 
 def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
@@ -61,7 +62,7 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
         sha512=root.sha512,
         mirror=root.mirror,
         branch=root.branch,
-        made=store.timestamp(),
+        made=metadata.timestamp(),
         world=found.world,
         keys=wanted.keys(request),
         packages=found.packages,
@@ -86,7 +87,7 @@ def _make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool =
     """Make the root in the folder `unfinished`, whole but not published. keep_lists: those of Debian's apt."""
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
-    created = store.timestamp()  # before anything is written: `export` tells by it what came from the archive
+    created = metadata.timestamp()  # before anything is written: `export` tells by it what came from the archive
     # Before the download, so that a missing emulator costs nobody the wait.
     mirrors = profile.mirrors if profile.distro == "alpine" else ()
     handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
@@ -133,7 +134,7 @@ def _root(request: Request, unfinished: Path, filled: Filled, created: str) -> R
     profile = request.profile
     return Root(
         name=request.name,
-        path=unfinished,
+        folder=str(unfinished),
         arch=profile.arch.name,
         distro=filled.distro,
         branch=filled.branch,
@@ -161,7 +162,7 @@ def _run_inside(root: Root, qemu: Wanted, command: Sequence[str], what: str) -> 
     Signals to crossroot go to the command, as in any session; the exit status tells of one that ended it.
     """
     plan = session.plan(root, session.Options(user="root", cwd=False, qemu=qemu), [*_QUIET, *command])
-    with ui.task(what):
+    with task(what):
         status = enter.run(plan, terminal=False)
     if status != 0:
         raise CrossrootError(

@@ -1,12 +1,18 @@
 """ELF: what a file's header says, and the probe program for an arch (System V ABI, chapter 4 and 5)."""
 
+from __future__ import annotations
+
 import os
 import struct
-from dataclasses import dataclass
-from pathlib import Path
 
 from crossroot import arch as arches
-from crossroot.arch import Arch
+from crossroot.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crossroot.arch import Arch
 
 _PT_LOAD = 1
 _PT_INTERP = 3
@@ -15,8 +21,7 @@ _LOAD_ADDRESS = 0x10000
 _ENTRY_ALIGNMENT = 16
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Record):
     """arches: those that run such a file. static: no PT_INTERP, so that it runs in a chroot without libraries."""
 
     arches: tuple[Arch, ...]
@@ -25,7 +30,7 @@ class Header:
 
 def read(path: Path) -> Header | None:
     """The header of an ELF file, or None if it is none. Raises OSError if it can't be read."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         start = file.read(64)
         if len(start) < 52 or not start.startswith(b"\x7fELF"):
             return None

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from crossroot import elf, osrelease, paths, ui
 from crossroot.arch import Arch
-from crossroot.arch import find as find_arch
+from crossroot.arch import of_host as arch_of_host
 from crossroot.errors import CrossrootError, UsageError
 
 # Where distributions put qemu-user when it is not on PATH, as for a user without sbin or on NixOS-like layouts.
@@ -48,16 +48,6 @@ class Emulator:
 
     version: str
     path: Path
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which emulator a caller insists on. source: path or URL of one, "" for any. sha256: what a URL must give.
-    version: see `satisfies`; it does not hold for a `source`."""
-
-    source: str = ""
-    sha256: str = ""
-    version: str = ""
 
 
 def find(arch: Arch, explicit: Path | None = None, version: str = "", *, cache: Path | None = None) -> Path:
@@ -129,7 +119,7 @@ def why_unusable(path: Path) -> str:
 
 def runs_on_host(arch: Arch) -> bool:
     """Whether `arch` is the kernel's own (uname(2)), which needs no handler."""
-    return arch == find_arch(os.uname().machine)
+    return arch == arch_of_host()
 
 
 def install_hint(arch: Arch) -> str:

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import apk, apt, binfmt, elf, emulator, fetch, namespaces, probe, ui
+from crossroot import apk, apt, binfmt, binfmt_rule, elf, emulator, fetch, namespaces, probe, ui
 from crossroot.arch import Arch
 from crossroot.arch import find as find_arch
 from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
 from crossroot.emulator import Emulator
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.tasks import task
 
 SOURCES = ("apt", "alpine")
 
@@ -126,7 +127,7 @@ def add(arch: Arch, source: str, sha256: str, *, cache: Path) -> Emulator:
             return each
     with _staging(arch, cache) as staging:
         if remote:
-            with ui.task(f"fetching {fetch.shown(source)}") as progress:
+            with task(f"fetching {fetch.shown(source)}") as progress:
                 file = fetch.download([source], digest, cache=cache, progress=progress)
         else:
             file = fetch.open_local(Path(source), digest)
@@ -198,7 +199,7 @@ def _from_repository(wish: Wish, repository: str, host: Arch, keys: dict[str, by
     url = f"{repository}/{package.file}"
     # Only its signature says whether it is the right file: so it is no blob of the cache, but gone afterwards.
     with (
-        ui.task(f"fetching {package.file} from {fetch.shown(repository)}") as progress,
+        task(f"fetching {package.file} from {fetch.shown(repository)}") as progress,
         fetch.download([url], None, cache=staging, size=package.size, progress=progress) as file,
         _staged(wish.arch, staging).open("wb") as target,
     ):
@@ -336,7 +337,7 @@ def why_it_fails(arch: Arch, file: Path) -> str:
 
 def _fails_privately(arch: Arch, file: Path) -> str:
     """`why_it_fails`, in a user namespace of its own."""
-    table = binfmt.new_private_table(arch, file)
+    table = binfmt_rule.new_private_table(arch, str(file))
     try:
         verdict = probe.run(arch)
     finally:

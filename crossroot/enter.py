@@ -6,16 +6,15 @@ command, forwards signals and reaps. Each is killed when the one before it dies,
 everything inside.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
-import signal
 import sys
 import termios
-from collections.abc import Callable
-from typing import NoReturn
 
-from crossroot import attend, binfmt, guest, linux, mounts, namespaces, ui
+from crossroot import attend, binfmt_rule, guest, linux, mounts, namespaces, ui
 from crossroot.errors import (
     EXIT_NOT_EXECUTABLE,
     EXIT_NOT_FOUND,
@@ -23,9 +22,16 @@ from crossroot.errors import (
     EXIT_SIGNAL_BASE,
     CrossrootError,
 )
-from crossroot.guest import Identity
-from crossroot.namespaces import Child, Reporter
-from crossroot.session import Session
+from crossroot.linux import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from crossroot.guest import Identity
+    from crossroot.namespaces import Child, Reporter
+    from crossroot.session import Session
 
 _NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
@@ -143,8 +149,8 @@ def _init(session: Session, line: int | None, reporter: Reporter) -> int:
 def _enter_root(session: Session, reporter: Reporter) -> None:
     """Make the session's mounts and let the rootfs become "/"; nothing of the host's tree stays in sight."""
     table = None
-    if session.handler.interpreter is not None:
-        table = binfmt.new_private_table(session.arch, session.handler.interpreter)
+    if session.handler.interpreter:
+        table = binfmt_rule.new_private_table(session.arch, session.handler.interpreter)
     rootfs = _rootfs(session)
     prepared = mounts.prepare(session.mounts, say=lambda note: reporter.send(note=note))
     linux.move_mount(rootfs, session.rootfs)
@@ -173,12 +179,9 @@ def _rootfs(session: Session) -> int:
 
 def _new_terminal(line: int, identity: Identity) -> int:
     """Open a pseudo-terminal in the session's own /dev/pts and send its master end to the caller's side."""
-    import socket
-
     master, slave = os.openpty()
     os.fchown(slave, identity.uid, -1)
-    with socket.socket(fileno=line) as link:
-        socket.send_fds(link, [b"pty"], [master])
+    linux.send_descriptor(line, master)
     os.close(master)
     return slave
 
@@ -188,7 +191,7 @@ def _reap_until(command: int) -> int:
     while True:
         number = signal.sigwait({*attend.FORWARDED, signal.SIGCHLD})
         if number != signal.SIGCHLD:
-            _forward(signal.Signals(number), command)
+            _forward(number, command)
             continue
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -198,7 +201,7 @@ def _reap_until(command: int) -> int:
                 break
 
 
-def _forward(number: signal.Signals, command: int) -> None:
+def _forward(number: int, command: int) -> None:
     """Pass a signal on: those a terminal sends to the command's whole process group, others to the command."""
     if number == signal.SIGTSTP:
         number = signal.SIGSTOP  # the group is orphaned (its leader made a session), so SIGTSTP would be ignored

@@ -21,8 +21,9 @@ from typing import Any
 
 from crossroot import arch, namespaces, oci, pack, session, tree, ui
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.metadata import Root
 from crossroot.pack import Compressor, Times, Write
-from crossroot.store import Root
+from crossroot.tasks import task
 from crossroot.ui import Progress
 
 STDOUT = "-"
@@ -48,7 +49,7 @@ def to_tar(root: Root, output: str) -> None:
             compressing.finish()
         return skipped
 
-    with _written(output) as descriptor, ui.task(f"exporting {root.name}") as progress:
+    with _written(output) as descriptor, task(f"exporting {root.name}") as progress:
         skipped = _inside(root, lambda top, progress: work(descriptor, top, progress), progress)
     _tell_skipped(skipped)
 
@@ -99,7 +100,7 @@ def _write_layer(root: Root, folder: Path) -> tuple[oci.Layer, int]:
         layer = {"sha256": compressed.hex(), "size": compressed.size, "diff_id": plain.hex()}
         return {"layer": layer, "created": times.of(since * 10**9), "skipped": skipped}
 
-    with open(blobs / "layer", "wb") as file, ui.task(f"exporting {root.name}") as progress:
+    with open(blobs / "layer", "wb") as file, task(f"exporting {root.name}") as progress:
         done = _inside(root, lambda top, progress: work(file.fileno(), top, progress), progress)
     _tell_skipped(done["skipped"])
     layer = oci.Layer(**done["layer"])

@@ -27,8 +27,9 @@ from crossroot.errors import EXIT_SIGNAL_BASE, CrossrootError
 from crossroot.fetch import shown
 from crossroot.handlers import Handler
 from crossroot.installed import Installed, Pin
+from crossroot.metadata import Root
 from crossroot.request import Request
-from crossroot.store import Root
+from crossroot.tasks import task
 from crossroot.ui import Progress
 
 INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
@@ -101,7 +102,7 @@ def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bo
             "version": _word(release.get("VERSION_ID", "")),
         }
 
-    with ui.task("unpacking") as progress:
+    with task("unpacking") as progress:
         facts: dict[str, Any] = namespaces.call(work, id_map=namespaces.own_id_map(), progress=progress)
     if facts["skipped"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())

@@ -4,17 +4,17 @@ Called with the root as "/". Python's pwd module must not be used there: glibc w
 into crossroot.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
-from crossroot import osrelease
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
 
 
-@dataclass(frozen=True)
-class _Database:
+class _Database(Record):
     """fields: how many a line has. numeric: the places of those that hold ids."""
 
     file: str
@@ -29,8 +29,7 @@ _LARGEST_FILE = 4 << 20  # bytes
 _LARGEST_ID = 0xFFFFFFFE  # the next one means "none" to system calls
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Record):
     """Numbers and places of a user inside a root."""
 
     uid: int
@@ -78,6 +77,8 @@ def read(file: str) -> bytes:
 
 def os_release() -> dict[str, str]:
     """The fields of the root's os-release file; none if it has no such file."""
+    from crossroot import osrelease  # no session needs it
+
     texts = (read(file).decode(errors="replace") for file in osrelease.FILES)
     return next((osrelease.parse(text) for text in texts if text), {})
 

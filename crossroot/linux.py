@@ -5,10 +5,19 @@ file-descriptor mount API (Linux 5.2; mount_setattr 5.12): a tree is cloned or m
 so that a source can be named before, and a target after, the root has changed.
 """
 
+from __future__ import annotations
+
 import ctypes
 import fcntl
 import os
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as signal
+else:
+    # All of the module signal but its enums: their import takes 5 ms, and every session imports this.
+    import _signal as signal  # noqa: F401
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -183,6 +192,34 @@ def keep_secrets() -> None:
     ctypes.memset(environment, 0, environment_end - environment)
     ctypes.memset(arguments, 0, arguments_end - arguments)
     ctypes.memmove(arguments, b"crossroot"[: arguments_end - arguments], min(9, arguments_end - arguments))
+
+
+def socket_pair() -> tuple[int, int]:
+    """Two connected Unix sockets, for `send_descriptor` and `receive_descriptor`."""
+    import _socket  # not socket, which imports enum and selectors; only sessions on a terminal need it
+
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    return one.detach(), other.detach()
+
+
+def send_descriptor(channel: int, descriptor: int) -> None:
+    """Send an open file over a socket (unix(7), SCM_RIGHTS), which is closed then."""
+    import _socket
+
+    link = _socket.socket(fileno=channel)
+    link.sendmsg([b"f"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", descriptor))])
+    link.close()
+
+
+def receive_descriptor(channel: int) -> int:
+    """Receive what `send_descriptor` sends; the socket is closed then."""
+    import _socket
+
+    link = _socket.socket(fileno=channel)
+    _, messages, _, _ = link.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    link.close()
+    descriptor: int = struct.unpack("i", messages[0][2])[0]
+    return descriptor
 
 
 def set_personality(persona: int) -> None:

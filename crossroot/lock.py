@@ -31,8 +31,8 @@ _DEB_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*:[a-z0-9-]+")  # and arch; Debian P
 class Lock:
     """What it takes to make a root again.
 
-    archive: URL, and sha512 its hash; both "" for a root of packages alone. mirror, branch: as in `store.Root`.
-    made: a `store.timestamp`. packages, world: as in `Installed`. keys: public ones, by name; of Debian, a keyring.
+    archive: URL, and sha512 its hash; both "" for a root of packages alone. mirror, branch: as in `metadata.Root`.
+    made: a `metadata.timestamp`. packages, world: as in `Installed`. keys: public ones, by name; of Debian, a keyring.
     sources: the lines of the root's sources.list(5), and archives: URIs of all that its apt knows; () for Alpine.
     """
 

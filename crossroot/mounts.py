@@ -4,20 +4,24 @@ Every mount is made in two steps. `prepare` makes it detached, while the host's 
 puts it in its place after pivot_root, when the guest's symbolic links can lead nowhere but into the guest.
 """
 
+from __future__ import annotations
+
 import os
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from crossroot import linux
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _SAFE = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
-@dataclass(frozen=True)
-class Bind:
+class Bind(Record):
     """A file or folder of the host, with what is mounted below it, at `target`."""
 
     source: str
@@ -25,34 +29,30 @@ class Bind:
     readonly: bool = False
 
 
-@dataclass(frozen=True)
-class New:
+class New(Record):
     """A new file system. options: as for mount(8), "" for a flag. attributes: MOUNT_ATTR_*."""
 
     fstype: str
     target: str
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str]
     attributes: int = _SAFE
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(Record):
     """A file of the session's own with these bytes, over whatever the root has at `target`, a link included."""
 
     data: bytes
     target: str
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Record):
     """A symbolic link, in a file system that the plan mounted before it."""
 
     points_to: str
     target: str
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(Record):
     """A folder, in a file system that the plan mounted before it."""
 
     target: str
@@ -79,7 +79,7 @@ def describe(step: Step) -> str:
 def standard() -> list[Step]:
     """What every session gets: /proc, a minimal /dev, /sys read-only, /tmp."""
     steps: list[Step] = [
-        New("proc", "/proc", attributes=_SAFE | linux.MOUNT_ATTR_NOEXEC),
+        New("proc", "/proc", {}, _SAFE | linux.MOUNT_ATTR_NOEXEC),
         # Never devtmpfs: it is one instance for the whole kernel, and deleting in it deletes the host's devices.
         New("tmpfs", "/dev", {"mode": "0755", "size": "1m"}, linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NOEXEC),
         *(Bind(f"/dev/{name}", f"/dev/{name}") for name in _DEVICES),
@@ -104,8 +104,7 @@ def standard() -> list[Step]:
     return steps
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(Record):
     """A step and the descriptor of its detached mount, if it has one."""
 
     step: Step

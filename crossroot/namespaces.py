@@ -5,29 +5,29 @@ work on foreign or mapped files is done so. An ordinary user's child becomes roo
 the user's own id is 0 and the subordinate ids of /etc/subuid and /etc/subgid are 1 and up.
 """
 
-import contextlib
-import json
+from __future__ import annotations
+
 import os
 import pwd
-import shutil
-import signal
 import sys
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
 
-from crossroot import linux
+from crossroot import fastjson, linux
 from crossroot.errors import CrossrootError
+from crossroot.linux import signal
+from crossroot.record import Record
 from crossroot.ui import Progress, no_progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 _INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 Row = tuple[int, int, int]  # first id inside, first id outside, count: a line of /proc/PID/uid_map
 
 
-@dataclass(frozen=True)
-class IdMap:
+class IdMap(Record):
     """How ids inside a user namespace stand for ids outside of it."""
 
     uids: tuple[Row, ...]
@@ -42,7 +42,7 @@ class IdMap:
         return {"uids": [list(row) for row in self.uids], "gids": [list(row) for row in self.gids]}
 
     @staticmethod
-    def from_json(data: dict[str, list[list[int]]]) -> "IdMap":
+    def from_json(data: dict[str, list[list[int]]]) -> IdMap:
         def rows(name: str) -> tuple[Row, ...]:
             return tuple((inside, outside, count) for inside, outside, count in data[name])
 
@@ -109,22 +109,33 @@ def _subordinate_ids(file: str) -> list[tuple[int, int]]:
     """The (start, count) ranges of the calling user in /etc/subuid or /etc/subgid (subuid(5))."""
     owners = {_login_name(), str(os.geteuid())}
     ranges = []
-    with contextlib.suppress(FileNotFoundError), open(file) as lines:
-        for line in lines:
-            fields = line.strip().split(":")
-            if len(fields) == 3 and fields[0] in owners and fields[1].isdigit() and fields[2].isdigit():
-                ranges.append((int(fields[1]), int(fields[2])))
+    try:
+        with open(file) as lines:
+            for line in lines:
+                fields = line.strip().split(":")
+                if len(fields) == 3 and fields[0] in owners and fields[1].isdigit() and fields[2].isdigit():
+                    ranges.append((int(fields[1]), int(fields[2])))
+    except FileNotFoundError:
+        return []
     return [(start, count) for start, count in ranges if count > 0]
 
 
 def _map_helpers() -> tuple[str, str] | None:
     """The paths of newuidmap and newgidmap, which may write maps of several ids for an ordinary user."""
-    uid, gid = shutil.which("newuidmap"), shutil.which("newgidmap")
+    uid, gid = _on_path("newuidmap"), _on_path("newgidmap")
     return (uid, gid) if uid and gid else None
 
 
-@dataclass
-class Child:
+def _on_path(program: str) -> str:
+    """The executable of that name on PATH, "" if there is none."""
+    for folder in os.environ.get("PATH", os.defpath).split(":"):
+        file = os.path.join(folder, program)
+        if os.access(file, os.X_OK) and os.path.isfile(file):
+            return file
+    return ""
+
+
+class Child(Record):
     """A process that `spawn` made. channel: descriptor on which its messages arrive, a JSON object a line."""
 
     pid: int
@@ -139,7 +150,7 @@ class Reporter:
 
     def send(self, **message: Any) -> None:
         """Send one message; a parent that is gone is none of the child's business, it will be killed."""
-        os.write(self.descriptor, json.dumps(message).encode() + b"\n")
+        os.write(self.descriptor, fastjson.dumps(message) + b"\n")
 
     def error(self, error: BaseException) -> None:
         """Tell the parent why the child fails; the parent raises it as its own."""
@@ -148,6 +159,8 @@ class Reporter:
         elif isinstance(error, OSError):
             self.send(error=describe_os_error(error), hint="", exit_code=1)
         else:
+            import traceback
+
             traceback.print_exception(error)
             self.send(error=f"internal error: {error!r}", hint="", exit_code=1)
 
@@ -198,8 +211,7 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
     return child
 
 
-@dataclass(frozen=True)
-class _Handshake:
+class _Handshake(Record):
     """The child's side of its start. parent: the pid it must not outlive. mask: its signals to hold back, see
     pthread_sigmask(3). ask, granted: pipe ends, see spawn."""
 
@@ -328,7 +340,7 @@ def messages(child: Child, progress: Progress = no_progress) -> list[dict[str, A
     received = []
     with open(child.channel, "rb", closefd=False) as lines:
         for line in lines:
-            message = json.loads(line)
+            message = fastjson.loads(line)
             if "done" in message:
                 progress(message["done"], message["total"])
             else:

@@ -5,7 +5,6 @@ Nothing of it is on a disk or in the host's mount table, so whatever ends the se
 
 import errno
 import os
-import re
 import stat
 
 from crossroot import linux
@@ -19,6 +18,8 @@ _KEPT = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEX
 
 def check_size(text: str) -> str:
     """A size as tmpfs(5) writes it, if it is one: 500m, 2g, 30%. Raises UsageError."""
+    import re
+
     if not re.fullmatch(r"[1-9][0-9]{0,14}[kmgKMG%]?", text):
         raise UsageError(f"'{text}' is no size", hint="write --size 500m, 2g, or 30% of the memory")
     return text

@@ -8,7 +8,6 @@ leaves the root as it was.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import re
@@ -17,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import enter, fetch, handlers, namespaces, session, store, tree, ui
+from crossroot import enter, fetch, metadata, namespaces, session, store, tree, ui
 from crossroot.arch import find as find_arch
 from crossroot.distros import alpine, apk_native, debian
-from crossroot.emulator import Wanted
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError, UsageError
+from crossroot.metadata import Root
 from crossroot.namespaces import Reporter
-from crossroot.store import Root
+from crossroot.wanted import ANY, Wanted
 
 # In a session's own /dev, so that nothing of it is left in the root.
 _TOOL = "/dev/crossroot/tool"
@@ -129,19 +128,19 @@ _APT_CAUSES = (
 )
 
 
-def install(name: str, packages: Sequence[str], store_folder: Path, cache: Path, qemu: Wanted = handlers.ANY) -> Root:
+def install(name: str, packages: Sequence[str], store_folder: Path, cache: Path, qemu: Wanted = ANY) -> Root:
     """Install packages in a root that no session uses. Raises CrossrootError, and the root is as before then."""
     for package in packages:
         if not re.fullmatch(r"[^\s-]\S*", package):
             raise UsageError(f"{package!r} is not the name of a package", hint="give names, as in: gcc make")
     with _changing(name, store_folder) as root:
-        changed = dataclasses.replace(root, packages=tuple(dict.fromkeys((*root.packages, *packages))))
+        changed = root.but(packages=tuple(dict.fromkeys((*root.packages, *packages))))
         add(root, packages, cache, qemu)
         store.publish(root.path, changed)
-    return store.open_root(name, store_folder)
+    return metadata.open_root(name, store_folder)
 
 
-def upgrade(name: str, store_folder: Path, cache: Path, qemu: Wanted = handlers.ANY) -> Root:
+def upgrade(name: str, store_folder: Path, cache: Path, qemu: Wanted = ANY) -> Root:
     """Bring all packages of a root up to date; else as `install`."""
     with _changing(name, store_folder) as root:
         if _is_debian(root):
@@ -149,10 +148,10 @@ def upgrade(name: str, store_folder: Path, cache: Path, qemu: Wanted = handlers.
         else:
             _run_apk(root, cache, qemu, ["upgrade"], "upgrading", _native_apk(root, cache))
         store.publish(root.path, root)
-    return store.open_root(name, store_folder)
+    return metadata.open_root(name, store_folder)
 
 
-def add(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = handlers.ANY) -> None:
+def add(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = ANY) -> None:
     """Install packages in an unfinished root. Raises CrossrootError; it may be half done then."""
     what = f"installing {' '.join(packages)}"
     if _is_debian(root):
@@ -161,7 +160,7 @@ def add(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = handler
         _run_apk(root, cache, qemu, ["add", *packages], what, _native_apk(root, cache))
 
 
-def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = handlers.ANY) -> None:
+def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = ANY) -> None:
     """Install what a minirootfs consists of, and `packages`, in an unfinished root without a program.
 
     It has its repositories and keys in /etc/apk. Raises CrossrootError, also if there is no native apk.
@@ -173,16 +172,16 @@ def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = 
 @contextlib.contextmanager
 def _changing(name: str, store_folder: Path) -> Iterator[Root]:
     """A copy of a root to change and publish, while its lock keeps others away; without that it is gone at the end."""
-    _is_debian(store.open_root(name, store_folder))
+    _is_debian(metadata.open_root(name, store_folder))
     with store.create(name, store_folder, replace=True) as unfinished:
-        root = store.open_root(name, store_folder)  # again, now that nobody can change it
+        root = metadata.open_root(name, store_folder)  # again, now that nobody can change it
 
         def work(_: ui.Progress) -> None:
             source, destination = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (root.rootfs, unfinished))
             tree.copy(source, os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY, dir_fd=destination))
 
         namespaces.call(work, id_map=root.id_map)
-        yield dataclasses.replace(root, path=unfinished)
+        yield root.but(folder=str(unfinished))
 
 
 def _is_debian(root: Root) -> bool:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import handlers
 from crossroot.distros import alpine, debian
-from crossroot.emulator import Wanted
 from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest
 from crossroot.lock import Lock
 from crossroot.profiles import Profile
+from crossroot.wanted import ANY, Wanted
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Request:
     archive: str | None = None
     digest: Digest | None = None
     replace: bool = False
-    qemu: Wanted = handlers.ANY
+    qemu: Wanted = ANY
     lock: Lock | None = None
 
 

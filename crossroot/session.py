@@ -1,20 +1,26 @@
 """One entry into a root, planned: everything a session needs to know, as plain data (run by `crossroot.enter`)."""
 
+from __future__ import annotations
+
 import os
 import pwd
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from crossroot import arch as arches
 from crossroot import handlers, mounts, namespaces
-from crossroot.arch import Arch
-from crossroot.emulator import Wanted
 from crossroot.errors import CrossrootError, UsageError
-from crossroot.handlers import Handler
-from crossroot.mounts import Bind, Content, Step
-from crossroot.namespaces import IdMap
-from crossroot.store import Root
+from crossroot.mounts import Bind, Content
+from crossroot.record import Record
+from crossroot.wanted import ANY, Wanted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crossroot.arch import Arch
+    from crossroot.handlers import Handler
+    from crossroot.metadata import Root
+    from crossroot.mounts import Step
+    from crossroot.namespaces import IdMap
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
@@ -38,8 +44,7 @@ _SYSTEM_TREES = (
 _SOURCE_TREES = ("/usr/src", "/usr/local/src")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Record):
     """What the caller of `run` and `shell` may ask for. Empty means: as the root's profile says.
 
     ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
@@ -53,12 +58,11 @@ class Options:
     network: bool = True
     cwd: bool = True
     binfmt: str = ""
-    qemu: Wanted = handlers.ANY
+    qemu: Wanted = ANY
     ephemeral: str = ""
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(Record):
     """A session, ready to be entered. workdir: "" for the user's home. command: () for a login shell.
     shell: "" for the user's own. env: without HOME, which the root's /etc/passwd decides. overlay: see
     `Options.ephemeral`."""
@@ -74,7 +78,7 @@ class Session:
     workdir: str
     shell: str
     command: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str]
     overlay: str = ""
 
     @property
@@ -106,7 +110,7 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
     if options.network and (resolver := resolver_configuration()):
         steps.append(Content(resolver, "/etc/resolv.conf"))
     return Session(
-        rootfs=str(root.rootfs),
+        rootfs=root.rootfs_folder,
         hostname=root.name[:64],
         arch=arch,
         handler=handler,
@@ -203,6 +207,7 @@ def _homes() -> set[str]:
 def resolver_configuration() -> bytes:
     """The content of the host's resolv.conf, wherever its link leads; b"" if there is none."""
     try:
-        return Path("/etc/resolv.conf").read_bytes()
+        with open("/etc/resolv.conf", "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return b""

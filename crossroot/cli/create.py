@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossroot import paths, profiles, store, ui
+from crossroot import layout, paths, profiles, store, ui
 from crossroot.cli import complete
 from crossroot.cli.sessions import Binfmt, Qemu, QemuSha256, QemuVersion, check_policy, wanted_emulator
 from crossroot.errors import UsageError
@@ -83,7 +83,7 @@ def create(
         binfmt=check_policy(binfmt) or loaded.binfmt,
     )
     request = Request(
-        name=store.check_name(loaded.name if name is None else name),
+        name=layout.check_name(loaded.name if name is None else name),
         profile=chosen,
         archive=archive,
         digest=hashes[0] if hashes else None,

@@ -1,16 +1,15 @@
 """`crossroot list`, `info` and `remove`."""
 
-import dataclasses
 import json
 import os
 from typing import Annotated, Any
 
 import typer
 
-from crossroot import arch, paths, store, ui
+from crossroot import arch, locking, metadata, paths, store, ui
 from crossroot.cli import complete
 from crossroot.errors import UsageError
-from crossroot.store import Root
+from crossroot.metadata import Root
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -53,8 +52,8 @@ def info(
       crossroot info riscv64 --json --digest | jq -r .digest
     """
     _recover()
-    root = store.open_root(meant(name), paths.store())
-    sessions = [dataclasses.asdict(record) for record in store.running_sessions(root)]
+    root = metadata.open_root(meant(name), paths.store())
+    sessions = [record.as_dict() for record in locking.running_sessions(root)]
     facts = {**_facts(root), "sessions": sessions, **(_digest(root.name) if digest else {})}
     if as_json:
         print(json.dumps(facts, indent=2, default=os.fspath))
@@ -99,8 +98,8 @@ def _digest(name: str) -> dict[str, str]:
     from crossroot import export
 
     folder = paths.store()
-    with store.lock_root(name, folder, exclusive=False, wait=False):
-        return {"digest": export.digest(store.open_root(name, folder))}
+    with locking.lock_root(name, folder, exclusive=False, wait=False):
+        return {"digest": export.digest(metadata.open_root(name, folder))}
 
 
 def _facts(root: Root) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from crossroot import enter, handlers, paths, session, store
+from crossroot import enter, handlers, locking, metadata, paths, session
 from crossroot.cli import complete, roots
-from crossroot.emulator import Wanted
 from crossroot.errors import UsageError
+from crossroot.wanted import Wanted
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
 Bind = Annotated[
@@ -142,12 +142,12 @@ def check_policy(policy: str) -> str:
 def _enter(name: str, options: session.Options, command: Sequence[str]) -> int:
     """Hold the root against removal, run the session, and give back its status."""
     folder = paths.store()
-    with store.lock_root(name, folder, exclusive=False, wait=False):
-        root = store.open_root(name, folder)
+    with locking.lock_root(name, folder, exclusive=False, wait=False):
+        root = metadata.open_root(name, folder)
         plan = session.plan(root, options, command)
         with contextlib.ExitStack() as records:
 
             def record(pid: int) -> None:
-                records.enter_context(store.start_session_record(root, pid, command or ["shell"]))
+                records.enter_context(locking.start_session_record(root, pid, command or ["shell"]))
 
             return enter.run(plan, started=record)

@@ -25,6 +25,7 @@ from crossroot.arch import Arch
 from crossroot.arch import find as find_arch
 from crossroot.distros import alpine
 from crossroot.errors import CrossrootError
+from crossroot.tasks import task
 from crossroot.ui import Progress
 
 _STATIC = "sbin/apk.static"
@@ -118,7 +119,7 @@ def _get_static_from(repository: str, host: Arch, folder: Path) -> None:
     program = folder / _STATIC
     program.parent.mkdir()
     with (
-        ui.task(f"fetching {package.file} from {where}") as progress,
+        task(f"fetching {package.file} from {where}") as progress,
         fetch.download(
             [f"{repository}/{package.file}"], None, cache=folder.parent, size=package.size, progress=progress
         ) as file,
@@ -136,7 +137,7 @@ def _get_minirootfs(host: Arch, mirrors: Sequence[str], branch: str, folder: Pat
     unpack.prepare()
     release = alpine.find_minirootfs(host, branch, mirrors)
     digest = fetch.Digest("sha512", release.sha512)
-    with ui.task(f"downloading Alpine {release.version} for {host.name}, for its apk") as progress:
+    with task(f"downloading Alpine {release.version} for {host.name}, for its apk") as progress:
         verified = fetch.download(release.urls, digest, cache=cache, size=release.size, progress=progress)
 
     def work(progress: Progress) -> None:

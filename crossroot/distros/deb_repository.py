@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossroot import fetch, ui
+from crossroot import fetch
 from crossroot import lock as locks
 from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest
 from crossroot.lock import Lock
+from crossroot.tasks import task
 from crossroot.ui import Progress
 
 
@@ -23,7 +24,7 @@ def make(folder: Path, lock: Lock, mirrors: Sequence[str], cache: Path) -> None:
     Raises CrossrootError that names what none of them has any more.
     """
     folder.mkdir()
-    with ui.task(f"downloading {len(lock.packages)} packages") as progress:
+    with task(f"downloading {len(lock.packages)} packages") as progress:
         files = _fetch(lock, mirrors, cache, progress)
     blocks = []
     for name, file in files.items():

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import apt, binfmt, fetch, guest, linux, namespaces, ui
+from crossroot import apt, binfmt, binfmt_rule, fetch, guest, linux, namespaces, ui
 from crossroot.arch import Arch
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.handlers import Handler
@@ -273,8 +273,8 @@ def _run(
 
     def work(_: ui.Progress) -> list[int | str]:
         scratch.mkdir()
-        if handler.interpreter is not None:
-            table = binfmt.new_private_table(recipe.arch, handler.interpreter)
+        if handler.interpreter:
+            table = binfmt_rule.new_private_table(recipe.arch, handler.interpreter)
             linux.move_mount(table, str(binfmt.TABLE))  # in our own mount namespace
             os.close(table)
         try:

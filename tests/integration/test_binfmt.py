@@ -1,6 +1,5 @@
 """`crossroot binfmt`: what it says of every kind of broken handler, and what it does to the table."""
 
-import dataclasses
 import errno
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from crossroot import arch as arches
-from crossroot import binfmt, binfmt_register, binfmt_status, elf, emulator, namespaces, probe
+from crossroot import binfmt, binfmt_register, binfmt_rule, binfmt_status, elf, emulator, namespaces, probe
 from crossroot.errors import CrossrootError
 from tests.support.host import wait_until
 from tests.support.identity import Identity
@@ -124,7 +123,7 @@ def test_an_interpreter_that_is_handled_itself(flags: str, error: int) -> None:
 
     def work(_: object) -> dict[str, object]:
         binfmt.mount_table()
-        binfmt.add(binfmt.rule(native, QEMU["riscv64"], flags, "bad"))
+        binfmt.add(binfmt_rule.rule(native, QEMU["riscv64"], flags, "bad"))
         found = binfmt_status.look(native)
         return {
             "error": probe.run(native).error,
@@ -221,7 +220,7 @@ def test_of_duplicates_the_newest_wins(private: Space, tmp_path: Path, newest: s
 
 
 def test_owners_are_known_by_their_records(private: Space) -> None:
-    rule = binfmt.rule(arches.find("riscv64"), QEMU["riscv64"], "OPF", "by-systemd").decode()
+    rule = binfmt_rule.rule(arches.find("riscv64"), QEMU["riscv64"], "OPF", "by-systemd").decode()
     private.sh(f"mkdir -p /run/binfmt.d; cat > /run/binfmt.d/x.conf <<'END'\n# comment\n{rule}\nEND\n")
     private.add("by-systemd", "riscv64", QEMU["riscv64"], "OPF")
     assert private.status("riscv64")["owner"] == "systemd"
@@ -313,9 +312,7 @@ def test_what_the_cpu_runs_is_not_registered(private: Space) -> None:
 def test_a_rule_that_would_take_the_hosts_own_programs_is_refused_before_writing(private: Space, mask: str) -> None:
     before = private.entries()
     riscv64 = arches.find("riscv64")
-    bad = dataclasses.replace(
-        riscv64, elf=dataclasses.replace(riscv64.elf, magic=riscv64.elf.magic[: len(mask)], mask=mask)
-    )
+    bad = riscv64.but(elf=riscv64.elf.but(magic=riscv64.elf.magic[: len(mask)], mask=mask))
     with pytest.raises(CrossrootError, match="away from the CPU; it was not registered"):
         binfmt_register.install(bad, Path(QEMU["riscv64"]), "POF")
     native = arches.find(platform.machine())
@@ -341,8 +338,8 @@ def program(folder: Path, code: dict[str, str]) -> Path:
     """A static program for this CPU, of machine code by uname -m, that takes the place of an emulator."""
     native = arches.find(platform.machine())
     file = folder / "qemu-stub"
-    elf_facts = dataclasses.replace(native.elf, code=code[platform.machine()])
-    file.write_bytes(elf.probe_program(dataclasses.replace(native, elf=elf_facts)))
+    elf_facts = native.elf.but(code=code[platform.machine()])
+    file.write_bytes(elf.probe_program(native.but(elf=elf_facts)))
     file.chmod(0o755)
     return file
 
@@ -536,7 +533,7 @@ def test_persist_writes_a_file_and_says_what_the_init_needs(host_table: Space) -
     said = host_table.must("binfmt", "register", "m68k", "--persist")
     assert f"wrote {CONF}" in said
     assert "nothing here reads /etc/binfmt.d at start" in said
-    rule = binfmt.rule(arches.find("m68k"), QEMU["m68k"], "POF").decode()
+    rule = binfmt_rule.rule(arches.find("m68k"), QEMU["m68k"], "POF").decode()
     assert host_table.sh(f"cat {CONF}").splitlines()[1:] == [rule]
     assert host_table.sh("stat -c %a /etc/binfmt.d/*; ls -A /etc/binfmt.d") == "644\ncrossroot-m68k.conf\n"
     host_table.sh("mkdir /run/openrc")
@@ -588,7 +585,7 @@ def test_a_truncated_file_of_our_own_is_recognised(host_table: Space) -> None:
 
 
 def test_a_file_that_comes_later_at_start_is_named(host_table: Space) -> None:
-    rule = binfmt.rule(arches.find("m68k"), QEMU["m68k"], "POF", "qemu-m68k").decode()
+    rule = binfmt_rule.rule(arches.find("m68k"), QEMU["m68k"], "POF", "qemu-m68k").decode()
     host_table.sh(f"cat > /usr/lib/binfmt.d/qemu-m68k.conf <<'END'\n{rule}\nEND\n")
     said = host_table.must("binfmt", "register", "m68k", "--persist")
     assert re.search(r"/usr/lib/binfmt.d/qemu-m68k.conf comes later and wins", said)

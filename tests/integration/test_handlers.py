@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch, binfmt, linux, namespaces
+from crossroot import arch, binfmt, binfmt_rule, linux, namespaces
 from tests.support.identity import Crossroot, Identity, new_folder
 from tests.support.mirror import Mirror
 
@@ -102,13 +102,13 @@ def test_without_a_handler_on_the_host_it_is_a_private_one(shared_root: Crossroo
 
 
 def test_a_handler_of_the_host_that_works_is_used(shared_root: Crossroot, static_qemu: str) -> None:
-    entry = binfmt.rule(RISCV64, static_qemu, "POF")
+    entry = binfmt_rule.rule(RISCV64, static_qemu, "POF")
     results = on_a_host(which(shared_root), which(shared_root, "--binfmt", "host"), entries=[entry])
     assert results == [(0, HOST, "")] * 2
 
 
 def test_a_private_one_can_be_forced(shared_root: Crossroot, static_qemu: str) -> None:
-    entry = binfmt.rule(RISCV64, static_qemu, "POF")
+    entry = binfmt_rule.rule(RISCV64, static_qemu, "POF")
     commands = [which(shared_root, "--binfmt", "private"), which(shared_root, "--qemu", static_qemu)]
     assert on_a_host(*commands, entries=[entry]) == [(0, PRIVATE, "")] * 2
 
@@ -118,11 +118,11 @@ def test_a_handler_of_the_host_that_fails_is_not_used(
     shared_root: Crossroot, static_qemu: str, interpreter: str, flags: str
 ) -> None:
     path = static_qemu if interpreter == "qemu" else interpreter
-    assert on_a_host(which(shared_root), entries=[binfmt.rule(RISCV64, path, flags)]) == [(0, PRIVATE, "")]
+    assert on_a_host(which(shared_root), entries=[binfmt_rule.rule(RISCV64, path, flags)]) == [(0, PRIVATE, "")]
 
 
 def test_a_broken_handler_that_was_asked_for_is_an_error(shared_root: Crossroot) -> None:
-    entry = binfmt.rule(RISCV64, "/bin/false", "POF")
+    entry = binfmt_rule.rule(RISCV64, "/bin/false", "POF")
     outcome = on_a_host(which(shared_root, "--binfmt", "host"), entries=[entry])[0]
     assert_refused(outcome, "the host's handler for riscv64 is broken")
 
@@ -147,7 +147,7 @@ def test_the_rootfs_is_a_plain_folder_for_chroot(shared_root: Crossroot, static_
     def chroot() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["chroot", rootfs, "/bin/uname", "-m"], capture_output=True, text=True, check=False)
 
-    assert on_a_host(chroot, entries=[binfmt.rule(RISCV64, static_qemu, "POF")]) == [(0, "riscv64\n", "")]
+    assert on_a_host(chroot, entries=[binfmt_rule.rule(RISCV64, static_qemu, "POF")]) == [(0, "riscv64\n", "")]
 
 
 def test_the_cpus_own_arch_is_never_emulated(crossroot: Crossroot) -> None:
@@ -207,7 +207,7 @@ def test_a_handler_of_the_host_needs_no_emulator_in_sight(shared_root: Crossroot
     def hide() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["mount", "--bind", "/dev/null", static_qemu], text=True, check=True)
 
-    results = on_a_host(hide, which(shared_root), entries=[binfmt.rule(RISCV64, static_qemu, "POF")])
+    results = on_a_host(hide, which(shared_root), entries=[binfmt_rule.rule(RISCV64, static_qemu, "POF")])
     assert results[1] == (0, HOST, "")
 
 

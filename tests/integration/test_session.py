@@ -1,7 +1,6 @@
 """Sessions as docs/sessions.md promises them: real roots, real signals, real kills."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch, elf, enter, session, store
+from crossroot import arch, elf, enter, metadata, session
 from tests.support.host import read_of, wait_until
 from tests.support.identity import Crossroot, new_folder
 from tests.support.roots import run_as
@@ -134,8 +133,8 @@ PRINT_MACHINE = {
 @pytest.mark.parametrize(("name", "machine"), [("x86", "i686"), ("armhf", "armv6l")])
 def test_uname_and_cpu_are_those_of_the_narrower_arch(crossroot: Crossroot, name: str, machine: str) -> None:
     narrow = arch.find(name)
-    code = dataclasses.replace(narrow.elf, code=PRINT_MACHINE[name])
-    program = elf.probe_program(dataclasses.replace(narrow, elf=code))
+    code = narrow.elf.but(code=PRINT_MACHINE[name])
+    program = elf.probe_program(narrow.but(elf=code))
     archive = crossroot.tmp / "rootfs.tar"
     with tarfile.open(archive, "w") as tar:
         for path, content in (
@@ -291,8 +290,8 @@ def test_an_unknown_user_is_refused(shared_root: Crossroot, user: str) -> None:
 def test_a_setuid_program_works_under_emulation(scrap_root: Crossroot) -> None:
     riscv64 = arch.find("riscv64")
     geteuid_exit = "9308f00a730000009308d00573000000"  # a complete program: exit(geteuid())
-    code = dataclasses.replace(riscv64.elf, code=geteuid_exit)
-    program = elf.probe_program(dataclasses.replace(riscv64, elf=code))
+    code = riscv64.elf.but(code=geteuid_exit)
+    program = elf.probe_program(riscv64.but(elf=code))
     for mode, status in (("755", 99), ("4755", 0)):
         file_into(scrap_root, "/usr/local/bin/euid", program, mode)
         assert scrap_root.run("run", "riscv64", "--user", "99", "--", "euid").returncode == status
@@ -613,7 +612,7 @@ def test_pid_1_is_there_until_it_was_recorded(shared_root: Crossroot) -> None:
         seen.append(state(pid))
 
     def run() -> None:
-        plan = session.plan(store.open_root("riscv64", shared_root.store), session.Options(cwd=False), ["true"])
+        plan = session.plan(metadata.open_root("riscv64", shared_root.store), session.Options(cwd=False), ["true"])
         assert (enter.run(plan, terminal=False, started=look_late), seen) == (0, ["Z"])
 
     run_as(shared_root.identity, run)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import deletion, linux, namespaces, store
+from crossroot import deletion, linux, locking, metadata, namespaces, store
 from crossroot.errors import CrossrootError
 from tests.support.host import wait_until
 from tests.support.identity import Identity
@@ -167,7 +167,7 @@ def test_roots_on_a_mount_of_their_own_are_refused(folder: Path) -> None:
             store.remove("riscv64", folder, force=False)
 
     in_private_mounts(scenario)
-    assert store.open_root("riscv64", folder) == root
+    assert metadata.open_root("riscv64", folder) == root
 
 
 def test_an_unfinished_root_with_a_mount_is_recovered_after_the_unmount(
@@ -275,12 +275,12 @@ def test_a_read_only_store_can_be_read_and_locked_and_says_why_it_cannot_be_chan
         linux.move_mount(tree, str(folder))
         assert store.list_roots(folder) == [root]
         assert store.recover(folder) == []
-        store.lock_root("riscv64", folder, exclusive=False, wait=False).close()
+        locking.lock_root("riscv64", folder, exclusive=False, wait=False).close()
         calls: list[Callable[[], object]] = [
             lambda: make_root(folder, "other"),
             lambda: make_root(folder, replace=True),
             lambda: store.remove("riscv64", folder, force=False),
-            lambda: store.start_session_record(root, os.getpid(), ["sh"]),
+            lambda: locking.start_session_record(root, os.getpid(), ["sh"]),
         ]
         for call in calls:
             with pytest.raises(CrossrootError, match=f"^{folder}.*: Read-only file system") as caught:
@@ -288,7 +288,7 @@ def test_a_read_only_store_can_be_read_and_locked_and_says_why_it_cannot_be_chan
             assert "CROSSROOT_STORE" in caught.value.hint
 
     in_private_mounts(scenario)
-    assert store.open_root("riscv64", folder) == root
+    assert metadata.open_root("riscv64", folder) == root
 
 
 def test_an_immutable_file_is_named_and_the_removal_goes_on_after_its_release(
@@ -455,9 +455,9 @@ def test_an_ordinary_user_ends_his_session_by_force(user: Identity, users_folder
             time.sleep(60)
             return 0
 
-        store.lock_root("riscv64", users_folder, exclusive=False, wait=False)
+        locking.lock_root("riscv64", users_folder, exclusive=False, wait=False)
         child = namespaces.spawn(pid_1, id_map=namespaces.own_id_map(), flags=linux.CLONE_NEWNS)
-        with store.start_session_record(root, child.pid, ["sleep"]):
+        with locking.start_session_record(root, child.pid, ["sleep"]):
             os.write(say_ready, b"y")
             os.waitpid(child.pid, 0)
 

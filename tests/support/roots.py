@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from crossroot import namespaces, store
-from crossroot.store import Root
+from crossroot import layout, metadata, namespaces, store
+from crossroot.metadata import Root
 from tests.support.identity import Identity
 
 _PR_SET_DUMPABLE = 4
@@ -20,7 +20,7 @@ def root_in(folder: Path, name: str) -> Root:
     """The metadata of a root that `fill` has made."""
     return Root(
         name=name,
-        path=store.root_path(name, folder),
+        folder=layout.root_folder(name, folder),
         arch="riscv64",
         distro="alpine",
         branch="v3.22",
@@ -28,7 +28,7 @@ def root_in(folder: Path, name: str) -> Root:
         source="https://mirror.example/minirootfs.tar.gz",
         sha512="ab" * 64,
         mirror="https://mirror.example",
-        created=store.timestamp(),
+        created=metadata.timestamp(),
         id_map=namespaces.own_id_map(),
         env={"LANG": "C.UTF-8"},
         binds=("/srv:/srv:ro",),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crossroot import arch as arches
-from crossroot import binfmt
+from crossroot import binfmt_rule
 from tests.support.mirror import REPOSITORY
 
 TABLE = "/proc/sys/fs/binfmt_misc"
@@ -81,7 +81,7 @@ class Space:
 
     def add(self, name: str, arch: str, interpreter: str | Path, flags: str) -> None:
         """Register an entry by hand, as another tool would."""
-        rule = binfmt.rule(arches.find(arch), str(interpreter), flags, name)
+        rule = binfmt_rule.rule(arches.find(arch), str(interpreter), flags, name)
         done = self.run("sh", "-c", f"cat > {TABLE}/register", input=rule)
         assert done.returncode == 0, done.stderr
 

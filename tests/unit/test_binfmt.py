@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crossroot import arch as arches
-from crossroot import binfmt, binfmt_conf, binfmt_status, elf
+from crossroot import binfmt, binfmt_conf, binfmt_rule, binfmt_status, elf
 from crossroot.binfmt import Entry
 from crossroot.errors import CrossrootError
 
@@ -34,14 +34,14 @@ def test_an_arch_is_served_by_its_own_rule_only(name: str) -> None:
 
 
 def test_a_rule_holds_magic_and_mask_as_the_kernel_wants_them() -> None:
-    line = binfmt.rule(arches.find("riscv64"), "/usr/bin/qemu", "POF").decode()
+    line = binfmt_rule.rule(arches.find("riscv64"), "/usr/bin/qemu", "POF").decode()
     magic = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xf3\x00"
     mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
     assert line == f":crossroot-riscv64:M:0:{magic}:{mask}:/usr/bin/qemu:POF"
 
 
 def test_a_path_with_colons_gets_another_delimiter() -> None:
-    line = binfmt.rule(arches.find("riscv64"), "/a:b,c", "F", "name").decode()
+    line = binfmt_rule.rule(arches.find("riscv64"), "/a:b,c", "F", "name").decode()
     assert line.startswith(";name;M;0;")
     assert line.endswith(";/a:b,c;F")
 
@@ -49,7 +49,7 @@ def test_a_path_with_colons_gets_another_delimiter() -> None:
 @pytest.mark.parametrize("path", ["/a\nb", "/:,;|%"])
 def test_a_path_no_rule_can_hold_is_refused(path: str) -> None:
     with pytest.raises(CrossrootError, match="cannot be written into a binfmt_misc rule"):
-        binfmt.rule(arches.find("riscv64"), path, "F")
+        binfmt_rule.rule(arches.find("riscv64"), path, "F")
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,10 @@ def test_files_are_searched_as_binfmt_d_says(folders: tuple[Path, Path]) -> None
     etc, lib = folders
     etc.mkdir()
     m68k = arches.find("m68k")
-    (lib / "qemu-m68k.conf").write_bytes(b"# x\n; y\n\n" + binfmt.rule(m68k, "/q", "F", "lib-m68k") + b"\nbroken:\n:\n")
-    (lib / "a.conf").write_bytes(binfmt.rule(m68k, "/q", "F", "early"))
+    (lib / "qemu-m68k.conf").write_bytes(
+        b"# x\n; y\n\n" + binfmt_rule.rule(m68k, "/q", "F", "lib-m68k") + b"\nbroken:\n:\n"
+    )
+    (lib / "a.conf").write_bytes(binfmt_rule.rule(m68k, "/q", "F", "early"))
     assert binfmt_conf.file_of("lib-m68k") == lib / "qemu-m68k.conf"
     assert binfmt_conf.file_of("m68k") is None
     assert binfmt_conf.later_files(m68k) == [lib / "qemu-m68k.conf"]

@@ -8,15 +8,16 @@ PACKAGE = Path(__file__).parents[2] / "crossroot"
 # The table of the architecture: a new module needs a place here.
 LAYERS = {
     0: """
-        errors linux osrelease
+        errors fastjson linux osrelease record
     """,
     1: """
-        arch deletion elf fetch guest installed namespaces normalise oci oci_image pack paths pick tree ui unpack
+        arch deletion elf fetch guest installed layout namespaces normalise oci oci_image pack paths pick tasks tree ui
+        unpack wanted
     """,
     2: """
-        apk apt attend binfmt binfmt_conf binfmt_register binfmt_status distros distros.alpine distros.apk_native
-        distros.deb_repository distros.debian emulator emulator_fetch handlers lock mounts overlay probe profiles
-        store
+        apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
+        distros.apk_native distros.deb_repository distros.debian emulator emulator_fetch handlers lock locking metadata
+        mounts overlay probe profiles store
     """,
     3: """
         archive bootstrap ci doctor enter export fill packages request session

@@ -12,7 +12,7 @@ from crossroot.mounts import Bind, Content, Folder, Link, New, Step
     [
         (Bind("/a", "/b"), "bind /a on /b"),
         (Bind("/a", "/b", readonly=True), "bind /a on /b read-only"),
-        (New("tmpfs", "/tmp"), "mount tmpfs on /tmp"),
+        (New("tmpfs", "/tmp", {}), "mount tmpfs on /tmp"),
         (Content(b"abc", "/etc/x"), "mount 3 bytes on /etc/x"),
         (Link("/proc/self/fd", "/dev/fd"), "link /dev/fd to /proc/self/fd"),
         (Folder("/dev/pts"), "make folder /dev/pts"),

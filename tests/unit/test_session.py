@@ -9,9 +9,9 @@ import pytest
 from crossroot import arch, session
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.handlers import Handler
+from crossroot.metadata import Root
 from crossroot.mounts import Bind, Content
 from crossroot.session import Options, Session
-from crossroot.store import Root
 from tests.support.roots import root_in
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -21,7 +21,7 @@ NATIVE = arch.find(os.uname().machine).name
 def root(folder: Path, **changes: object) -> Root:
     data = root_in(folder, "name").to_json()
     defaults = {"arch": NATIVE, "binds": [], "env": {}, "binfmt": "auto"}
-    return Root.from_json({**data, **defaults, **changes}, folder / "roots/name")
+    return Root.from_json({**data, **defaults, **changes}, str(folder / "roots/name"))
 
 
 # Environment
@@ -207,5 +207,5 @@ def test_a_root_of_another_id_map_is_refused(tmp_path: Path) -> None:
     [("x86", "native", True), ("armv7", "native", True), ("x86", "private", False), ("x86_64", "native", False)],
 )
 def test_only_a_32_bit_mode_of_the_cpu_has_to_be_told_to_uname(name: str, scope: str, narrow: bool) -> None:
-    plan = Session("/", "h", arch.find(name), Handler(scope), None, (), True, "root", "", "", ())
+    plan = Session("/", "h", arch.find(name), Handler(scope), None, (), True, "root", "", "", (), {})
     assert plan.narrow is narrow
