@@ -21,7 +21,7 @@ def _xdg(variable: str, default: str) -> str:
 def store_folder() -> str:
     """The folder of all roots."""
     if value := os.environ.get("CROSSROOT_STORE"):
-        return os.path.join(os.getcwd(), value)
+        return value if value.startswith("/") else os.path.abspath(value)
     if os.geteuid() == 0:
         return "/var/lib/crossroot"
     return os.path.join(_xdg("XDG_DATA_HOME", ".local/share"), "crossroot")
@@ -30,7 +30,7 @@ def store_folder() -> str:
 def cache_folder() -> str:
     """The folder of downloads; everything in it can be fetched again."""
     if value := os.environ.get("CROSSROOT_CACHE"):
-        return os.path.join(os.getcwd(), value)
+        return value if value.startswith("/") else os.path.abspath(value)
     if os.geteuid() == 0:
         return "/var/cache/crossroot"
     return os.path.join(_xdg("XDG_CACHE_HOME", ".cache"), "crossroot")
