@@ -6,12 +6,9 @@ then what it was before.
 """
 
 import calendar
-import errno
 import hashlib
 import os
 import shutil
-import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +19,12 @@ from typing import Any
 from crossroot import arch, namespaces, oci, pack, session, tree, ui
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.metadata import Root
+from crossroot.output import STDOUT, explaining, hidden_name, new_file, writing, written
 from crossroot.pack import Compressor, Times, Write
 from crossroot.tasks import task
 from crossroot.ui import Progress
 
-STDOUT = "-"
-_BUFFER = 1 << 20  # bytes
+_PIECE = 1 << 20  # bytes
 
 
 def digest(root: Root) -> str:
@@ -43,14 +40,16 @@ def to_tar(root: Root, output: str) -> None:
 
     def work(descriptor: int, top: int, progress: Progress) -> dict[str, int]:
         times = Times(since, pack.newest_before(top, since), latest)
-        with _writing(descriptor, output) as write:
+        with writing(descriptor, output) as write:
             compressing = _Compressing(compressor, write)
             skipped = pack.pack(top, compressing.write, times, progress)
             compressing.finish()
         return skipped
 
-    with _written(output) as descriptor, task(f"exporting {root.name}") as progress:
-        skipped = _inside(root, lambda top, progress: work(descriptor, top, progress), progress)
+    with written(output) as descriptor:
+        _refuse_terminal(descriptor)
+        with task(f"exporting {root.name}") as progress:
+            skipped = _inside(root, lambda top, progress: work(descriptor, top, progress), progress)
     _tell_skipped(skipped)
 
 
@@ -73,13 +72,13 @@ def to_oci(root: Root, output: str) -> None:
             shell=root.shell or "/bin/sh",
             created=created,
         )
-        with _explaining(output):
+        with explaining(output):
             for name, content in oci.layout(image, layer).items():
                 (folder / name).write_bytes(content)
         if as_tar:
             _write_tar_of(folder, created, output)
         else:
-            with _explaining(output):
+            with explaining(output):
                 folder.rename(output)
 
 
@@ -91,7 +90,7 @@ def _write_layer(root: Root, folder: Path) -> tuple[oci.Layer, int]:
 
     def work(descriptor: int, top: int, progress: Progress) -> dict[str, Any]:
         times = Times(since, pack.newest_before(top, since), latest)
-        with _writing(descriptor, str(folder)) as write:
+        with writing(descriptor, str(folder)) as write:
             compressed = _Hashing(write)
             compressing = _Compressing(pack.gzip(), compressed.write)
             plain = _Hashing(compressing.write)
@@ -110,14 +109,15 @@ def _write_layer(root: Root, folder: Path) -> tuple[oci.Layer, int]:
 
 def _write_tar_of(folder: Path, created: int, output: str) -> None:
     """Write the image layout `folder` as a tar, as root's and of one time, whoever made it."""
-    with _written(output) as descriptor, _writing(descriptor, output) as write:
+    with written(output) as descriptor, writing(descriptor, output) as write:
+        _refuse_terminal(descriptor)
         for path in sorted(folder.rglob("*")):
             name = os.fsencode(path.relative_to(folder))
             if path.is_dir():
                 pack.add(pack.folder(name, created), (), write)
             else:
                 with open(path, "rb") as file:
-                    pieces = iter(lambda: file.read(_BUFFER), b"")
+                    pieces = iter(lambda: file.read(_PIECE), b"")
                     pack.add(pack.file(name, path.stat().st_size, created), pieces, write)
         pack.finish(write)
 
@@ -198,56 +198,12 @@ class _Hashing:
 
 
 @contextmanager
-def _writing(descriptor: int, output: str) -> Iterator[Write]:
-    """Write to a descriptor in large pieces. output: its name for messages."""
-    with _explaining(output), open(descriptor, "wb", buffering=_BUFFER, closefd=False) as stream:
-        yield stream.write
-
-
-@contextmanager
-def _written(output: str) -> Iterator[int]:
-    """A descriptor whose content becomes the file `output`, in one step when all is written; or that of a stream."""
-    path = _new_file(output)
-    if path is None:
-        with _explaining(output), _stream(output) as descriptor:
-            yield descriptor
-        return
-    part = path.with_name(_hidden_name())
-    with _explaining(output):
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            yield descriptor
-            with _explaining(output):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        with _explaining(output):
-            part.rename(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _stream(output: str) -> Iterator[int]:
-    """The descriptor of STDOUT, a pipe or a device. Raises UsageError for a terminal."""
-    descriptor = os.dup(sys.stdout.fileno()) if output == STDOUT else os.open(output, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        if os.isatty(descriptor):
-            raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or redirect the output")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _scratch(output: str) -> Iterator[Path]:
     """A new folder beside `output`, or where temporary files go, that may be renamed and is else removed."""
-    path = _new_file(output)
+    path = new_file(output)
     place = Path(tempfile.gettempdir()) if path is None else path.parent
-    folder = place / _hidden_name()
-    with _explaining(output):
+    folder = place / hidden_name()
+    with explaining(output):
         folder.mkdir()
     try:
         yield folder
@@ -256,18 +212,9 @@ def _scratch(output: str) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def _new_file(output: str) -> Path | None:
-    """The path that a regular file or folder called `output` has, behind links; None for a pipe or device."""
-    if output == STDOUT:
-        return None
-    path = Path(os.path.realpath(output))
-    if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode) and not path.is_dir():
-        return None
-    return path
-
-
-def _hidden_name() -> str:
-    return f".crossroot-{os.urandom(4).hex()}.part"
+def _refuse_terminal(descriptor: int) -> None:
+    if os.isatty(descriptor):
+        raise UsageError("an archive is nothing for a terminal", hint="-o FILE, or redirect the output")
 
 
 def _check_folder(output: str) -> None:
@@ -276,16 +223,3 @@ def _check_folder(output: str) -> None:
         raise UsageError("the layers of an image are compressed already", hint="-o FILE.tar, or -o FOLDER")
     if os.path.lexists(output) and not (os.path.isdir(output) and not os.listdir(output)):
         raise CrossrootError(f"{output} is there already, and not an empty folder", hint="name a new folder, or a .tar")
-
-
-@contextmanager
-def _explaining(output: str) -> Iterator[None]:
-    """Turn errors of the kernel, met while writing `output`, into CrossrootError."""
-    try:
-        yield
-    except OSError as error:
-        name = "stdout" if output == STDOUT else output
-        hints = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.EPIPE: ""}
-        raise CrossrootError(
-            f"cannot write {name}: {error.strerror}", hint=hints.get(error.errno or 0, "check the path")
-        ) from error

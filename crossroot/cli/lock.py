@@ -1,9 +1,6 @@
 """`crossroot lock`."""
 
 import dataclasses
-import os
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,8 +20,8 @@ def lock(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it, instead of stdout.")
-    ] = None,
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - is stdout.")
+    ] = "-",
     package: Annotated[list[str] | None, typer.Option(metavar="P", help="Lock this package, too. Repeatable.")] = None,
     qemu: Qemu = "",
     qemu_sha256: QemuSha256 = "",
@@ -39,9 +36,11 @@ def lock(
     Examples:
       crossroot lock riscv64 -o riscv64.lock
       crossroot lock riscv64 --package build-base -o riscv64.lock
+      crossroot lock debian-riscv64 --package hare -o hare.lock
     """
     from crossroot import bootstrap
     from crossroot import lock as locks
+    from crossroot.output import STDOUT, writing, written
     from crossroot.request import Request
 
     loaded = profiles.load(profile, paths.profile_folders())
@@ -53,25 +52,10 @@ def lock(
     )
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
-    made = bootstrap.lock(request, paths.store(), paths.cache())
-    text = locks.render(made)
-    if output is None:
-        print(text, end="")
-    else:
-        _write(output, text)
+    # The file first, so that one that cannot be written costs nobody the wait.
+    with written(output) as descriptor:
+        made = bootstrap.lock(request, paths.store(), paths.cache())
+        with writing(descriptor, output) as write:
+            write(locks.render(made).encode())
+    if output != STDOUT:
         ui.note(f"locked {len(made.packages)} packages in {output}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file in one step: an older lock stays as it is if anything goes wrong."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.rename(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

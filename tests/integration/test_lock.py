@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,5 +219,17 @@ def test_a_lock_that_cannot_be_made_leaves_the_old_one(crossroot: Crossroot, alp
     expect.roots(crossroot.store)
 
 
-def test_a_profile_of_debian_is_not_locked(crossroot: Crossroot) -> None:
-    expect.error(crossroot.run("lock", "debian-riscv64"), "locks are for Alpine only", status=2)
+@pytest.mark.parametrize(("output", "error"), [("nowhere/x.lock", "No such file"), (".", "Is a directory")])
+def test_where_no_lock_can_be_written_none_is_made(output: str, error: str, crossroot: Crossroot) -> None:
+    result = crossroot.run("lock", "riscv64", "-o", output, env={"http_proxy": "http://127.0.0.1:9"})
+    expect.error(result, f"cannot write {output}: {error}")
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_a_device_is_written_to_and_not_replaced(crossroot: Crossroot, alpine: Alpine) -> None:
+    fifo = crossroot.tmp / "fifo"
+    crossroot.identity.run(["mkfifo", fifo], check=True)
+    with subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE, text=True) as reader:
+        crossroot.run("lock", "mine", "-o", fifo, env=alpine.profile(crossroot), check=True)
+        assert tomllib.loads(reader.communicate()[0])["packages"]
+    assert fifo.is_fifo()

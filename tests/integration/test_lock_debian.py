@@ -1,4 +1,7 @@
-"""Locks of Debian's roots: the same tree again, whoever makes it, from the cache or from any mirror."""
+"""Locks of Debian's roots: the same tree again, whoever makes it, from the cache or from any mirror.
+
+As each root takes its time, the ordinary user makes the lock and root uses it, too.
+"""
 
 import dataclasses
 import json
@@ -15,9 +18,11 @@ from crossroot.distros import deb_repository, debian
 from crossroot.errors import CrossrootError
 from crossroot.handlers import Handler
 from tests.support import expect, http
-from tests.support.identity import Crossroot, Identity, new_folder
+from tests.support.identity import Crossroot, Identity, new_folder, root_identity
 from tests.support.mirror import Mirror
 
+AS_USER = pytest.mark.parametrize("identity", ["user"], indirect=True)
+AS_ROOT = pytest.mark.parametrize("identity", ["root"], indirect=True)
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NATIVE = arch.find(os.uname().machine)
@@ -33,18 +38,23 @@ hooks = ["date +%N >/var/log/made; date +%N >/etc/machine-id"]
 
 
 @pytest.fixture(scope="module")
-def lock_text(identity: Identity, identity_folder: Path, mirror: Mirror) -> str:
-    """A lock that each identity has made."""
-    tmp = new_folder(identity_folder, identity)
-    instance = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
-    folder = instance.tmp / "config/crossroot/profiles"
-    folder.mkdir(parents=True)
-    (folder / "small.toml").write_text(PROFILE)
-    env = {"XDG_CONFIG_HOME": str(instance.tmp / "config")}
+def lock_text(user: Identity, scratch: Path, mirror: Mirror) -> str:
+    """A lock that the ordinary user has made."""
+    tmp = new_folder(scratch, user)
+    instance = Crossroot(user, mirror, tmp, tmp / "store", tmp / "cache")
+    env = write_profile(instance, "small", PROFILE)
     result = instance.run("lock", "small", "-o", "small.lock", env=env, timeout=600, check=True)
     assert re.search(r"locked \d+ packages in small.lock", result.stderr)
     expect.roots(instance.store)
     return (instance.tmp / "small.lock").read_text()
+
+
+def write_profile(instance: Crossroot, name: str, text: str) -> dict[str, str]:
+    """Write a profile; the environment in which crossroot finds it."""
+    folder = instance.tmp / "config/crossroot/profiles"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.toml").write_text(text)
+    return {"XDG_CONFIG_HOME": str(instance.tmp / "config")}
 
 
 @pytest.fixture
@@ -74,41 +84,38 @@ def test_a_lock_has_version_arch_digest_and_place_of_each_package(lock_text: str
     assert all(line.startswith("deb [signed-by=") for line in lock["sources"])
 
 
-@pytest.mark.parametrize("identity", ["user"], indirect=True)
-def test_two_creations_are_the_same_tree_and_the_second_needs_no_network(crossroot: Crossroot, locked: Path) -> None:
+@AS_USER
+def test_two_creations_are_the_same_tree_and_the_second_needs_no_network(
+    crossroot: Crossroot, locked: Path, scratch: Path, folders_to_remove: list[Path]
+) -> None:
     first = rebuild(crossroot, locked, "one")
     assert rebuild(crossroot, locked, "other", **NO_NETWORK) == first
-    assert crossroot.run("run", "other", "--", "hello", "--greeting=ok", check=True).stdout == "ok\n"
+    check(crossroot, "other", locked)
+    if os.geteuid() == 0:
+        home = new_folder(scratch, root_identity(scratch))
+        folders_to_remove.append(home)
+        root = Crossroot(root_identity(home), crossroot.mirror, home, home / "store", home / "cache")
+        assert rebuild(root, locked, "roots") == first
+
+
+def check(instance: Crossroot, name: str, locked: Path) -> None:
+    """The root is in order, and what the lock says."""
+    assert instance.run("run", name, "--", "hello", "--greeting=ok", check=True).stdout == "ok\n"
     script = "dpkg --audit; getent passwd messagebus >&2; apt-mark showauto"
-    result = crossroot.run("run", "other", "--", "sh", "-c", script, check=True)
+    result = instance.run("run", name, "--", "sh", "-c", script, check=True)
     assert "messagebus:x:" in result.stderr
     assert "adduser" in result.stdout.split()
     assert "hello" not in result.stdout.split()
-    rootfs = crossroot.store / "roots/other/rootfs"
+    rootfs = instance.store / "roots" / name / "rootfs"
     sources = (rootfs / "etc/apt/sources.list").read_text().splitlines()
     assert sources == tomllib.loads(locked.read_text())["sources"]
     assert list((rootfs / "var/log").rglob("made")) == []
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("identity", ["root"], indirect=True)
-def test_root_and_an_ordinary_user_make_the_same_tree(
-    crossroot: Crossroot, locked: Path, user: Identity, scratch: Path, folders_to_remove: list[Path]
-) -> None:
-    tmp = new_folder(scratch, user)
-    folders_to_remove.append(tmp)
-    other = Crossroot(user, crossroot.mirror, tmp, tmp / "store", tmp / "cache")
-    (other.tmp / "small.lock").write_bytes(locked.read_bytes())
-    assert rebuild(other, other.tmp / "small.lock", "mine") == rebuild(crossroot, locked, "mine")
-
-
+@AS_ROOT
 @pytest.mark.emulation
-@pytest.mark.parametrize("identity", ["user"], indirect=True)
 def test_a_foreign_root_is_locked_and_made_again(crossroot: Crossroot) -> None:
-    folder = crossroot.tmp / "config/crossroot/profiles"
-    folder.mkdir(parents=True)
-    (folder / "foreign.toml").write_text('extends = "debian-riscv64"\nvariant = "essential"\n')
-    env = {"XDG_CONFIG_HOME": str(crossroot.tmp / "config")}
+    env = write_profile(crossroot, "foreign", 'extends = "debian-riscv64"\nvariant = "essential"\n')
     crossroot.run("lock", "foreign", "-o", "foreign.lock", env=env, timeout=600, check=True)
     rebuild(crossroot, crossroot.tmp / "foreign.lock", "foreign")
     assert crossroot.run("run", "foreign", "--", "uname", "-m", check=True).stdout == "riscv64\n"
@@ -126,6 +133,7 @@ def changed(locked: Path, package: str, digest: str = "", path: str = "") -> Non
     locked.write_text(text.replace(line, after))
 
 
+@AS_USER
 def test_what_no_mirror_has_any_more_is_named(crossroot: Crossroot, locked: Path) -> None:
     changed(locked, "hello", digest="0" * 64, path="pool/main/h/hello/hello_1.0-1_gone.deb")
     version = tomllib.loads(locked.read_text())["packages"][f"hello:{NATIVE.debian}"].split()[0]
@@ -136,6 +144,7 @@ def test_what_no_mirror_has_any_more_is_named(crossroot: Crossroot, locked: Path
     expect.roots(crossroot.store)
 
 
+@AS_USER
 def test_a_package_that_is_another_one_now_is_refused(crossroot: Crossroot, locked: Path) -> None:
     changed(locked, "hello", digest="0" * 64)
     result = crossroot.run("create", "--locked", locked, timeout=300)
@@ -143,12 +152,13 @@ def test_a_package_that_is_another_one_now_is_refused(crossroot: Crossroot, lock
     expect.roots(crossroot.store)
 
 
+@AS_USER
 def test_a_package_without_a_digest_is_no_lock(crossroot: Crossroot, locked: Path) -> None:
     locked.write_text(re.sub(r'("hello:\w+" = "\S+) .*', r'\1"', locked.read_text()))
     expect.error(crossroot.run("create", "--locked", locked), "has no proper digest and path of hello", status=2)
 
 
-@pytest.mark.parametrize("identity", ["root"], indirect=True)
+@AS_ROOT
 def test_apt_verifies_what_it_takes(crossroot: Crossroot, locked: Path) -> None:
     lock = locks.read(locked)
     repository, rootfs = crossroot.tmp / "repository", crossroot.tmp / "rootfs"
@@ -165,7 +175,7 @@ def test_apt_verifies_what_it_takes(crossroot: Crossroot, locked: Path) -> None:
         debian.rebuild(recipe, exact, rootfs, Handler("native"), None)
 
 
-@pytest.mark.parametrize("identity", ["root"], indirect=True)
+@AS_USER
 def test_a_mirror_of_the_profile_is_asked_first(crossroot: Crossroot, locked: Path) -> None:
     lock = locks.read(locked)
     with http.serve(crossroot.tmp) as server:
