@@ -2,7 +2,7 @@
 
     STORE/.crossroot-store       marker: nothing is ever deleted in a folder without it
     STORE/roots/NAME/            a root: root.json, rootfs/ and sessions/, one record a running session
-    STORE/unfinished/            creations (NAME.create.RANDOM) and removals (NAME.remove.RANDOM) under way, or killed
+    STORE/unfinished/            what is under way, or was killed: NAME.VERB.RANDOM, with a verb of VERBS
     STORE/locks/NAME             see `crossroot.locking`
 
 All functions take and give paths as strings or as Path: a Path costs its import, which sessions do without.
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 MARKER = ".crossroot-store"
 
-VERBS = ("create", "remove")
+# What is done to a root in unfinished/: said of it while it is under way, and of what it leaves when it is killed. The
+# root is then as before a change, or after it: what is left is the new copy, or the old one.
+VERBS = {
+    "remove": ("removing", "what was left of the removal"),
+    "change": ("changing", "what was left of the change"),
+    "create": ("creating", "the unfinished creation"),
+}
 
 _HEXADECIMAL = set("0123456789abcdef")
 _PARTS = ("roots", "unfinished", "locks")
@@ -100,7 +106,7 @@ def names(store: StrPath, part: str) -> list[str]:
 
 
 class Unfinished(Record):
-    """A folder of unfinished/. entry: its name there. name: of the root. verb: "create" or "remove"."""
+    """A folder of unfinished/. entry: its name there. name: of the root. verb: one of VERBS."""
 
     entry: str
     name: str

@@ -91,9 +91,8 @@ def _busy(name: str, store: StrPath) -> BusyError:
         listed = ", ".join(str(session) for session in sessions)
         return BusyError(f"{name} is in use by {listed}", hint=f"wait for its end, or: crossroot remove --force {name}")
     verbs = {found.verb for found in layout.unfinished(store) if found.name == name}
-    doing = (
-        "removing" if "remove" in verbs else "creating" if "create" in verbs or not os.path.exists(folder) else "using"
-    )
+    verb = next((verb for verb in layout.VERBS if verb in verbs), "" if os.path.exists(folder) else "create")
+    doing = layout.VERBS[verb][0] if verb else "using"
     return BusyError(f"another crossroot is {doing} {name}", hint="try again when it has finished")
 
 

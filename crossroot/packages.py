@@ -173,7 +173,7 @@ def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = 
 def _changing(name: str, store_folder: Path) -> Iterator[Root]:
     """A copy of a root to change and publish, while its lock keeps others away; without that it is gone at the end."""
     _is_debian(metadata.open_root(name, store_folder))
-    with store.create(name, store_folder, replace=True) as unfinished:
+    with store.create(name, store_folder, replace=True, verb="change") as unfinished:
         root = metadata.open_root(name, store_folder)  # again, now that nobody can change it
 
         def work(_: ui.Progress) -> None:

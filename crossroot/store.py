@@ -45,8 +45,10 @@ def root_path(name: str, store: Path) -> Path:
 
 
 @contextmanager
-def create(name: str, store: Path, *, replace: bool) -> Iterator[Path]:
+def create(name: str, store: Path, *, replace: bool, verb: str = "create") -> Iterator[Path]:
     """A hidden folder with an empty rootfs/ to build the root `name` in; inside the block `publish` it.
+
+    verb: what others are told of it, "create" or "change".
 
     The root is locked meanwhile. At the end whatever is then in the hidden folder is deleted: nothing after a
     publication, the old root after one that replaced it, the unfinished root after an exception of any kind.
@@ -61,7 +63,7 @@ def create(name: str, store: Path, *, replace: bool) -> Iterator[Path]:
             _refuse_existing(path)  # again, now that nobody else can publish it
         elif os.path.lexists(path):
             _check_deletable(path, store)
-        folder = Path(layout.new_unfinished(name, "create", store))
+        folder = Path(layout.new_unfinished(name, verb, store))
         try:
             with _explaining(folder):
                 (folder / "sessions").mkdir(parents=True)
@@ -166,8 +168,7 @@ def recover(store: Path) -> list[str]:
         folder = store / "unfinished" / found.entry
         with contextlib.suppress(BusyError), lock_root(found.name, store, exclusive=True, wait=False):
             if _delete_or_note(folder, store):
-                what = "the unfinished creation" if found.verb == "create" else "what was left of the removal"
-                done.append(f"removed {what} of {found.name} (it was interrupted)")
+                done.append(f"removed {layout.VERBS[found.verb][1]} of {found.name} (it was interrupted)")
     return done
 
 

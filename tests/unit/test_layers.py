@@ -11,8 +11,8 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch deletion elf fetch guest installed layout namespaces normalise oci oci_image output pack paths pick tasks tree
-        ui unpack wanted
+        arch deletion elf fetch guest installed layout namespaces normalise oci oci_image output pack paths pick tasks
+        tree ui unpack wanted
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine

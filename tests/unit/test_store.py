@@ -657,13 +657,14 @@ def test_a_racing_swap_of_folders_for_links_does_not_lead_the_deletion_out(folde
 
 def test_only_what_crossroot_left_is_recovered(folder: Path) -> None:
     make_root(folder)
-    ours = ["riscv64.create.0123abcd", "a.b.remove.01234567"]
+    ours = ["riscv64.create.0123abcd", "a.b.remove.01234567", "c.change.01234567"]
     others = ["notes", "riscv64", "riscv64.create.xyz", "riscv64.move.01234567", "riscv64.create.01234567.old"]
     for name in (*ours, *others):
         (folder / "unfinished" / name).mkdir()
         fill(folder / "unfinished" / name)
     assert store.recover(folder) == [
         "removed what was left of the removal of a.b (it was interrupted)",
+        "removed what was left of the change of c (it was interrupted)",
         "removed the unfinished creation of riscv64 (it was interrupted)",
     ]
     assert sorted(os.listdir(folder / "unfinished")) == sorted(others)
