@@ -55,9 +55,9 @@ def until_end(child: Child, init: int, line: Line | None) -> int:
     os.close(child.channel)
     signals = _Signals()
     try:
-        if line is None:
+        master = _receive_master(line) if line else None
+        if master is None:
             return _wait(child.pid, init, signals)
-        master = _receive_master(line)
         terminal = _Terminal()
         terminal.make_raw()
         try:
@@ -68,10 +68,12 @@ def until_end(child: Child, init: int, line: Line | None) -> int:
         signals.close()
 
 
-def _receive_master(line: Line) -> int:
+def _receive_master(line: Line) -> int | None:
+    """The master end, or None if the session was killed before it sent it."""
     os.close(line.send)
     master = linux.receive_descriptor(line.receive)
-    os.set_blocking(master, False)
+    if master is not None:
+        os.set_blocking(master, False)
     return master
 
 

@@ -120,7 +120,8 @@ def _parse(name: str, text: str) -> Entry:
 def private_possible() -> bool:
     """Whether this system lets us have handlers in a user namespace of our own; tried in a child.
 
-    Raises CrossrootError if an ordinary user is refused the user namespace.
+    Raises CrossrootError if an ordinary user is refused the user namespace, and whenever it cannot be told: a killed
+    child for instance is no reason to register handlers for the whole host.
     """
     id_map = namespaces.own_single_map() or namespaces.identity_map()
 
@@ -137,7 +138,7 @@ def private_possible() -> bool:
 
     try:
         return bool(namespaces.call(mount, id_map=id_map))
-    except CrossrootError:
+    except namespaces.NamespaceRefused:
         if os.geteuid() != 0:
             raise  # nothing works without a user namespace then, and the error says how to get them
         return False

@@ -198,7 +198,7 @@ def socket_pair() -> tuple[int, int]:
     """Two connected Unix sockets, for `send_descriptor` and `receive_descriptor`."""
     import _socket  # not socket, which imports enum and selectors; only sessions on a terminal need it
 
-    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)  # a datagram socket has no end
     return one.detach(), other.detach()
 
 
@@ -211,15 +211,14 @@ def send_descriptor(channel: int, descriptor: int) -> None:
     link.close()
 
 
-def receive_descriptor(channel: int) -> int:
-    """Receive what `send_descriptor` sends; the socket is closed then."""
+def receive_descriptor(channel: int) -> int | None:
+    """Receive what `send_descriptor` sends, None if the other end was closed before; the socket is closed then."""
     import _socket
 
     link = _socket.socket(fileno=channel)
     _, messages, _, _ = link.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
     link.close()
-    descriptor: int = struct.unpack("i", messages[0][2])[0]
-    return descriptor
+    return struct.unpack("i", messages[0][2])[0] if messages else None
 
 
 def set_personality(persona: int) -> None:

@@ -145,6 +145,13 @@ def running(folder: StrPath) -> list[SessionRecord]:
     records = []
     sessions = os.path.join(folder, "sessions")
     names = os.listdir(sessions) if os.path.isdir(sessions) else []
+    for name in names:
+        # Of a session that was killed with its record incomplete: the pid is there, if only as a zombie, until then.
+        if name.startswith(".") and not os.path.exists(f"/proc/{name[1:]}"):
+            try:
+                os.unlink(os.path.join(sessions, name))
+            except FileNotFoundError:
+                pass  # somebody else was faster
     for name in sorted(filter(str.isdecimal, names), key=int):
         file = os.path.join(sessions, name)
         try:

@@ -142,6 +142,10 @@ class Child(Record):
     channel: int
 
 
+class NamespaceRefused(CrossrootError):
+    """This system does not let us have a namespace, or a mount in one."""
+
+
 class Reporter:
     """The child's end of its channel to the parent."""
 
@@ -155,7 +159,8 @@ class Reporter:
     def error(self, error: BaseException) -> None:
         """Tell the parent why the child fails; the parent raises it as its own."""
         if isinstance(error, CrossrootError):
-            self.send(error=error.message, hint=error.hint, exit_code=error.exit_code)
+            refused = isinstance(error, NamespaceRefused)
+            self.send(error=error.message, hint=error.hint, exit_code=error.exit_code, refused=refused)
         elif isinstance(error, OSError):
             self.send(error=describe_os_error(error), hint="", exit_code=1)
         else:
@@ -269,10 +274,10 @@ def _unshare(flags: int) -> None:
         raise refused_namespace(error, user=bool(flags & linux.CLONE_NEWUSER)) from error
 
 
-def refused_namespace(error: OSError, *, user: bool = True) -> CrossrootError:
+def refused_namespace(error: OSError, *, user: bool = True) -> NamespaceRefused:
     """The error for a namespace, or a mount in one, that this system refuses, with the cure for this system."""
     what = "a user namespace" if user or os.geteuid() != 0 else "a mount or pid namespace"
-    return CrossrootError(f"this system refuses {what}: {error.strerror}", hint=namespace_cure())
+    return NamespaceRefused(f"this system refuses {what}: {error.strerror}", hint=namespace_cure())
 
 
 def namespace_cure() -> str:
@@ -352,7 +357,8 @@ def raise_error(received: list[dict[str, Any]]) -> None:
     """Raise the error among a child's messages, if there is one."""
     for message in received:
         if "error" in message:
-            raise CrossrootError(message["error"], hint=message["hint"], exit_code=message["exit_code"])
+            kind = NamespaceRefused if message.get("refused") else CrossrootError
+            raise kind(message["error"], hint=message["hint"], exit_code=message["exit_code"])
 
 
 def call(

@@ -6,6 +6,7 @@ itself: binfmt_misc, sysctls and limits in there are its own, and go with it.
 
 import os
 import pwd
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from crossroot import arch, binfmt, binfmt_rule, linux, namespaces
+from crossroot.errors import CrossrootError
 from tests.support.identity import Crossroot, Identity, new_folder
 from tests.support.mirror import Mirror
+from tests.support.roots import run_as
 
 pytestmark = [
     pytest.mark.emulation,
@@ -267,3 +270,16 @@ def test_a_root_is_only_entered_under_its_own_id_map(
     assert crossroot.run("run", "riscv64", "--", *WHICH, env=no_helpers).stdout == PRIVATE
     result = crossroot.run("run", "riscv64", "--", "true")
     assert_refused((result.returncode, result.stdout, result.stderr), "created under another id map")
+
+
+def test_a_killed_trial_is_no_reason_to_register_a_handler_on_the_host(identity: Identity) -> None:
+    def die(fstype: str, options: dict[str, str], attributes: int = 0) -> int:  # noqa: ARG001
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    def try_it() -> None:
+        linux.new_filesystem = die
+        with pytest.raises(CrossrootError, match="a worker process ended with status -9"):
+            binfmt.private_possible()
+
+    run_as(identity, try_it)

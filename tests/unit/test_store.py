@@ -466,6 +466,16 @@ def test_the_record_of_a_killed_session_is_dropped(folder: Path) -> None:
     assert os.listdir(root.path / "sessions") == []
 
 
+def test_what_a_session_killed_while_it_wrote_its_record_left_is_dropped(folder: Path) -> None:
+    root = make_root(folder)
+    dead = start(lambda: None)
+    status_of(dead)
+    for pid in (dead, os.getpid()):
+        (root.path / f"sessions/.{pid}").touch()
+    assert locking.running_sessions(root) == []
+    assert os.listdir(root.path / "sessions") == [f".{os.getpid()}"]  # whose writer may be at it
+
+
 def test_one_who_looks_at_a_stale_record_is_not_taken_for_a_session(folder: Path) -> None:
     root = make_root(folder)
     with session_in(root, ["make"]) as pid:
