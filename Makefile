@@ -1,10 +1,13 @@
 # `make demo` and `make test` set up everything they need on Debian and Ubuntu: as root, or with sudo.
-# MIRROR=URL names another Alpine mirror for the demo.
+# MIRROR=URL names another Alpine mirror for the demo. `make test-long` is what takes minutes and repeats much: kills,
+# hostile archives, fuzzing, load; SEED=random, or a number, chooses other moments and inputs than CI does.
 
 # Without the suffix .py the tools don't find it by themselves.
 SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
 
-.PHONY: demo test lint clean
+SEED = 1
+
+.PHONY: demo test test-long lint clean
 
 demo:
 	@scripts/setup demo
@@ -12,6 +15,9 @@ demo:
 
 test: lint
 	.venv/bin/pytest
+
+test-long: lint
+	.venv/bin/pytest -m long --seed=$(SEED)
 
 lint:
 	@scripts/setup test

@@ -8,10 +8,12 @@ tests/integration fails if it leaves mounts, binfmt_misc entries or processes be
 """
 
 import os
+import random
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from crossroot import arch, emulator
@@ -35,6 +37,34 @@ NO_ALPINE = "needs a real Alpine mirror"
 REASONS_TO_SKIP_IN_CI = (NEEDS_ROOT, NO_ALPINE)
 
 MIRROR = pytest.StashKey[Mirror]()
+SEED = pytest.StashKey[str]()
+
+# Without --seed=random the generated inputs are the same each time, and no slow machine fails for being slow.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("random", database=None, deadline=None, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--seed: from which random moments and inputs follow."""
+    parser.addoption("--seed", default="1", help="a number, or `random` for other moments and inputs each time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle the seed."""
+    seed = config.getoption("seed")
+    hypothesis.settings.load_profile("random" if seed == "random" else "fixed")
+    config.stash[SEED] = str(random.SystemRandom().randrange(10**6)) if seed == "random" else seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say the seed, with which a failure can be had again."""
+    return f"seed: {config.stash[SEED]}"
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> random.Random:
+    """Random numbers, which follow from the seed and the name of the test."""
+    return random.Random(f"{pytestconfig.stash[SEED]} {request.node.name}")
 
 
 @pytest.fixture(scope="session")

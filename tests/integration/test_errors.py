@@ -367,7 +367,7 @@ def test_there_is_no_such_root(command: str, crossroot: Crossroot) -> None:
 
 @pytest.mark.emulation
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["missing", "dynamic"])
+@pytest.mark.parametrize("kind", ["missing", pytest.param("dynamic", marks=pytest.mark.long)])
 def test_no_usable_emulator_and_no_network_to_fetch_one(kind: str, crossroot: Crossroot) -> None:
     """The files of the host that are called like emulators are covered by something else."""
     crossroot = dataclasses.replace(crossroot, cache=crossroot.tmp / "cache")
