@@ -19,6 +19,8 @@ from crossroot.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from crossroot.namespaces import Child
 
 FORWARDED = frozenset(
@@ -53,7 +55,7 @@ def terminal_line() -> Line | None:
 def until_end(child: Child, init: int, line: Line | None) -> int:
     """Attend to a running session and return its exit status. init: the host's pid of its pid 1."""
     os.close(child.channel)
-    signals = _Signals()
+    signals = Signals((*FORWARDED, signal.SIGCHLD, signal.SIGWINCH))
     try:
         master = _receive_master(line) if line else None
         if master is None:
@@ -77,20 +79,20 @@ def _receive_master(line: Line) -> int | None:
     return master
 
 
-class _Signals:
-    """Signals that have arrived can be read from the descriptor `arrived`, as with signalfd(2).
+class Signals:
+    """Signals of these numbers that have arrived can be read from the descriptor `arrived`, as with signalfd(2).
 
     A signal that our caller ignores stays ignored, as under nohup(1).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Iterable[int]) -> None:
         self.arrived, self._wake = os.pipe()
         self._unread: list[int] = []
         os.set_blocking(self.arrived, False)
         os.set_blocking(self._wake, False)
         self._before = {}
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        for number in (*FORWARDED, signal.SIGCHLD, signal.SIGWINCH):
+        for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, lambda *_: None)
 
@@ -141,14 +143,14 @@ def _ended(pid: int) -> int | None:
     return code if code >= 0 else EXIT_SIGNAL_BASE - code
 
 
-def _wait(pid: int, init: int, signals: _Signals) -> int:
+def _wait(pid: int, init: int, signals: Signals) -> int:
     while (status := _ended(pid)) is None:
         select.select([signals.arrived], [], [])
         _pass_on(signals, init, None)
     return status
 
 
-def _pass_on(signals: _Signals, init: int, terminal: _Terminal | None) -> list[int]:
+def _pass_on(signals: Signals, init: int, terminal: _Terminal | None) -> list[int]:
     """Send the session the signals that have arrived, and stop and go on as it does; gives their numbers.
 
     terminal: the caller's, if it is raw, which it is not to be while we are stopped.
@@ -187,7 +189,7 @@ class _Terminal:
 class _Relay:
     """Moves bytes between the caller's terminal and the session's until the session ends."""
 
-    def __init__(self, pid: int, init: int, signals: _Signals, master: int, terminal: _Terminal) -> None:
+    def __init__(self, pid: int, init: int, signals: Signals, master: int, terminal: _Terminal) -> None:
         self.pid = pid
         self.init = init
         self.signals = signals
