@@ -24,6 +24,7 @@ COMMANDS = {
     "create": ("create", "create"),
     "shell": ("sessions", "shell"),
     "run": ("sessions", "run"),
+    "matrix": ("matrix", "matrix"),
     "list": ("roots", "list_"),
     "info": ("roots", "info"),
     "remove": ("roots", "remove"),
@@ -129,8 +130,8 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _status(arguments: list[str], code: int) -> int:
-    """The exit status for an error; `run` and `shell` keep 1 and 2 for the command's own use."""
-    inside = arguments[:1] in (["run"], ["shell"])
+    """The exit status for an error; `run`, `shell` and `matrix` keep 1 and 2 for the command's own use."""
+    inside = arguments[:1] in (["run"], ["shell"], ["matrix"])
     return EXIT_SESSION_FAILED if inside and code < EXIT_SESSION_FAILED else code
 
 

@@ -20,3 +20,9 @@ def profiles(incomplete: str) -> list[str]:
 
     names = [name for name, _ in profiles_module.names(paths.profile_folders())]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def several(incomplete: str) -> list[str]:
+    """Roots and profiles for the last name of a list with commas."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in sorted({*roots(last), *profiles(last)}) if name not in before.split(",")]

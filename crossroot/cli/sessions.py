@@ -55,8 +55,8 @@ def run(
       crossroot run riscv64 --ephemeral -- apk add gcc
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, _overlay(ephemeral, size))
-    return _enter(roots.meant(name), options, command)
+    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay_size(ephemeral, size))
+    return enter_root(roots.meant(name), chosen, command)
 
 
 def shell(
@@ -84,11 +84,11 @@ def shell(
       echo 'uname -m' | crossroot shell riscv64 --user nobody
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    options = _options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, _overlay(ephemeral, size))
-    return _enter(roots.meant(name), options, ())
+    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay_size(ephemeral, size))
+    return enter_root(roots.meant(name), chosen, ())
 
 
-def _options(
+def options(
     bind: list[str] | None,
     env: list[str] | None,
     user: str,
@@ -99,6 +99,7 @@ def _options(
     qemu: Wanted,
     ephemeral: str,
 ) -> session.Options:
+    """What `run`, `shell` and `matrix` are asked for. Raises UsageError."""
     return session.Options(
         binds=tuple(bind or ()),
         env=tuple(env or ()),
@@ -112,7 +113,7 @@ def _options(
     )
 
 
-def _overlay(ephemeral: bool, size: str) -> str:
+def overlay_size(ephemeral: bool, size: str) -> str:
     """The size of an ephemeral session's overlay, "" for none."""
     if not ephemeral:
         if size:
@@ -139,7 +140,7 @@ def check_policy(policy: str) -> str:
     return policy
 
 
-def _enter(name: str, options: session.Options, command: Sequence[str]) -> int:
+def enter_root(name: str, options: session.Options, command: Sequence[str]) -> int:
     """Hold the root against removal, run the session, and give back its status."""
     folder = paths.store()
     with locking.lock_root(name, folder, exclusive=False, wait=False):

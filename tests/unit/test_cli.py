@@ -10,7 +10,7 @@ import pytest
 from crossroot import __version__, cli
 from crossroot.errors import CrossrootError, UsageError
 
-COMMANDS = ["create", "shell", "run", "list", "info", "remove", "profile"]
+COMMANDS = ["create", "shell", "run", "matrix", "list", "info", "remove", "profile"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["create"], 2),
         (["create", "no-such-profile"], 2),
         (["create", "riscv64", "--name", "../x"], 2),
+        (["create", "riscv64", "aarch64", "--name", "x"], 2),
+        (["create", "riscv64", "riscv64"], 2),
+        (["create", "riscv64", "arm64", "aarch64"], 2),
         (["create", "riscv64", "--sha256", "0", "--sha512", "0"], 2),
         (["create", "riscv64", "--binfmt", "nonsense"], 2),
         (["info", "missing"], 1),
@@ -58,6 +61,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["run"], 125),
         (["run", "missing", "--bind", "", "--", "true"], 125),
         (["run", "missing", "--binfmt", "nonsense", "--", "true"], 125),
+        (["matrix", "missing", "--", "true"], 125),
+        (["matrix", "riscv64,arm64,aarch64", "--", "true"], 125),
+        (["matrix"], 125),
         (["shell", "missing"], 125),
         (["shell", "a/b"], 125),
         (["shell", "--no-such-option"], 125),
@@ -114,12 +120,16 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     assert (result.stdout, result.stderr) == ("[", "")
 
 
-def test_completion_names_roots_and_profiles() -> None:
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("create ris", "riscv64"), ("create aarch64 ris", "riscv64"), ("matrix aarch64,ris", "aarch64,riscv64")],
+)
+def test_completion_names_roots_and_profiles(words: str, expected: str) -> None:
     environment = {
         **os.environ,
         "_CROSSROOT_COMPLETE": "complete_bash",
-        "COMP_WORDS": "crossroot create ris",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": f"crossroot {words}",
+        "COMP_CWORD": str(len(words.split())),
     }
     command = [
         sys.executable,
@@ -127,4 +137,4 @@ def test_completion_names_roots_and_profiles() -> None:
         "import sys; sys.argv[0] = 'crossroot'; from crossroot.__main__ import main; main()",
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert "riscv64" in result.stdout.split()
+    assert expected in result.stdout.split()

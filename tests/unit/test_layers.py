@@ -11,20 +11,20 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch deletion elf fetch guest installed layout namespaces normalise oci oci_image output pack paths pick tasks
-        tree ui unpack wanted
+        arch capacity deletion elf fetch guest installed layout namespaces normalise oci oci_image output pack paths
+        pick tasks tree ui unpack wanted
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
-        distros.apk_native distros.deb_repository distros.debian emulator emulator_fetch handlers lock locking metadata
-        mounts overlay probe profiles store
+        distros.apk_native distros.deb_repository distros.debian emulator emulator_fetch handlers job_display jobs junit
+        lock locking metadata mounts overlay probe profiles store
     """,
     3: """
         archive bootstrap ci doctor enter export fill packages request session
     """,
     4: """
-        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.packages
-        cli.profile cli.roots cli.sessions
+        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.matrix
+        cli.packages cli.profile cli.roots cli.sessions
     """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}

@@ -21,11 +21,11 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_no_size_without_an_overlay() -> None:
-    assert sessions._overlay(False, "") == ""
-    assert sessions._overlay(True, "") == overlay.DEFAULT_SIZE
-    assert sessions._overlay(True, "5m") == "5m"
+    assert sessions.overlay_size(False, "") == ""
+    assert sessions.overlay_size(True, "") == overlay.DEFAULT_SIZE
+    assert sessions.overlay_size(True, "5m") == "5m"
     with pytest.raises(UsageError, match="--size is for ephemeral sessions only"):
-        sessions._overlay(False, "5m")
+        sessions.overlay_size(False, "5m")
 
 
 @pytest.mark.parametrize(
