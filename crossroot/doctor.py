@@ -220,7 +220,8 @@ def _arch(arch: Arch, *, can_fetch: bool, needed: bool) -> Finding:
     if problem := emulator_fetch.why_it_fails(arch, path):
         what, cure = f"{path} {version} does not run {arch.name}", f"crossroot emulator fetch {arch.name}"
         return Finding(name, bad, what, problem, cure)
-    how = f"{arch.name} will run through {scope} with {path} {version}"
+    fastest = emulator.fastest_cpu(arch, version)
+    how = f"{arch.name} will run through {scope} with {path} {version}" + (f", CPU {fastest}" if fastest else "")
     if status.verdict == "none":
         return Finding(name, "ok", how)
     return Finding(name, "warning", f"{how}, as the host's own is not good enough", status.problem, status.cure)

@@ -29,6 +29,15 @@ _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-user", "/usr/libexe
 _NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}"
 _TIMEOUT = 20  # seconds an emulator may take to tell its version
 
+# The CPU model that each arch runs fastest with, by the version of qemu: the first that fits. The other arches have
+# nothing to win. Measured by bench/emulators.py on x86_64; what it costs not to do it:
+_FASTEST_CPU = {
+    # Since 10, the default has Ztso, which costs a barrier for every access to memory: 1.6 to 2 times slower.
+    "riscv64": ((">=10", "max,ztso=off"),),
+    # Pointer authentication by the architected cipher instead of a hash of qemu's own (since 6): 1.36 times slower.
+    "aarch64": ((">=6", "max,pauth-impdef=on"),),
+}
+
 # The package with a static qemu-user, by the ID or ID_LIKE of os-release(5).
 _PACKAGES = {
     "alpine": "apk add qemu-{qemu}",
@@ -166,14 +175,24 @@ def numbers(version: str) -> list[int]:
 
 def version_of(path: Path) -> str:
     """The version an emulator tells when it is run, "" if it tells none or does not run."""
-    import subprocess  # not needed to find an emulator, which every session does
+    import subprocess  # not needed to find an emulator
 
     try:
         result = subprocess.run([path, "--version"], capture_output=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    found = re.search(rf"version ({_NUMBERS})", result.stdout.decode(errors="replace"))
+    return version_in(result.stdout.decode(errors="replace"))
+
+
+def version_in(text: str) -> str:
+    """The version in what an emulator says of itself, "" if there is none."""
+    found = re.search(rf"version ({_NUMBERS})", text)
     return found[1] if found else ""
+
+
+def fastest_cpu(arch: Arch, version: str) -> str:
+    """The CPU model (QEMU_CPU) that an emulator of this version is fastest with; "" for its default."""
+    return next((cpu for wanted, cpu in _FASTEST_CPU.get(arch.name, ()) if satisfies(version, wanted)), "")
 
 
 # --- what was fetched -------------------------------------------------------------------------------------

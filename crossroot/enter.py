@@ -149,8 +149,8 @@ def _init(session: Session, line: int | None, reporter: Reporter) -> int:
 def _enter_root(session: Session, reporter: Reporter) -> None:
     """Make the session's mounts and let the rootfs become "/"; nothing of the host's tree stays in sight."""
     table = None
-    if session.handler.interpreter:
-        table = binfmt_rule.new_private_table(session.arch, session.handler.interpreter)
+    if session.handler.scope == "private":
+        table = binfmt_rule.new_private_table(session.arch, session.handler.emulator)
     rootfs = _rootfs(session)
     prepared = mounts.prepare(session.mounts, say=lambda note: reporter.send(note=note))
     linux.move_mount(rootfs, session.rootfs)

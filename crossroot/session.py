@@ -145,8 +145,8 @@ def environment(root: Root, handler: Handler) -> dict[str, str]:
     for name in (*_PROXIES, *(name.upper() for name in _PROXIES)):
         if name in os.environ:
             env[name] = os.environ[name]
-    if root.qemu_cpu and handler.scope != "native":
-        env["QEMU_CPU"] = root.qemu_cpu
+    if cpu := handlers.cpu(handler, root.qemu_cpu):
+        env["QEMU_CPU"] = cpu
     return {**env, **root.env}
 
 

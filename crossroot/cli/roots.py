@@ -8,7 +8,7 @@ import typer
 
 from crossroot import arch, locking, metadata, paths, store, ui
 from crossroot.cli import complete
-from crossroot.errors import UsageError
+from crossroot.errors import CrossrootError, UsageError
 from crossroot.metadata import Root
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -54,7 +54,7 @@ def info(
     _recover()
     root = metadata.open_root(meant(name), paths.store())
     sessions = [record.as_dict() for record in locking.running_sessions(root)]
-    facts = {**_facts(root), "sessions": sessions, **(_digest(root.name) if digest else {})}
+    facts = {**_facts(root), "sessions": sessions, **_emulation(root), **(_digest(root.name) if digest else {})}
     if as_json:
         print(json.dumps(facts, indent=2, default=os.fspath))
         return
@@ -100,6 +100,23 @@ def _digest(name: str) -> dict[str, str]:
     folder = paths.store()
     with locking.lock_root(name, folder, exclusive=False, wait=False):
         return {"digest": export.digest(metadata.open_root(name, folder))}
+
+
+def _emulation(root: Root) -> dict[str, str]:
+    """What will run the programs of sessions for which nothing else is asked."""
+    from crossroot import handlers
+
+    try:
+        handler = handlers.expected(arch.find(root.arch), root.binfmt, root.qemu_version)
+    except CrossrootError as error:
+        ui.note(error.message + (f" (hint: {error.hint})" if error.hint else ""))
+        handler = handlers.Handler("")
+    return {
+        "handler": handler.scope,
+        "emulator": handler.emulator,
+        "emulator_version": handler.version,
+        "emulator_cpu": root.env.get("QEMU_CPU", handlers.cpu(handler, root.qemu_cpu)),
+    }
 
 
 def _facts(root: Root) -> dict[str, Any]:

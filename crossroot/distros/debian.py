@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import apt, binfmt, binfmt_rule, fetch, guest, linux, namespaces, ui
+from crossroot import apt, binfmt, binfmt_rule, fetch, guest, handlers, linux, namespaces, ui
 from crossroot.arch import Arch
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.handlers import Handler
@@ -273,8 +273,8 @@ def _run(
 
     def work(_: ui.Progress) -> list[int | str]:
         scratch.mkdir()
-        if handler.interpreter:
-            table = binfmt_rule.new_private_table(recipe.arch, handler.interpreter)
+        if handler.scope == "private":
+            table = binfmt_rule.new_private_table(recipe.arch, handler.emulator)
             linux.move_mount(table, str(binfmt.TABLE))  # in our own mount namespace
             os.close(table)
         try:
@@ -412,8 +412,8 @@ def _environment(recipe: Recipe, handler: Handler) -> dict[str, str]:
             proxies[f"{scheme}_proxy"] = proxy
     environment = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": os.environ.get("TERM", "dumb")}
     environment["container"] = "lxc"  # debootstrap then binds device nodes where it cannot make them
-    if recipe.qemu_cpu and handler.scope != "native":
-        environment["QEMU_CPU"] = recipe.qemu_cpu
+    if cpu := handlers.cpu(handler, recipe.qemu_cpu):
+        environment["QEMU_CPU"] = cpu
     return environment | proxies
 
 

@@ -4,6 +4,7 @@ A host of another kind is a mount namespace in which files are hidden, or a user
 itself: binfmt_misc, sysctls and limits in there are its own, and go with it.
 """
 
+import json
 import os
 import pwd
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import arch, binfmt, binfmt_rule, linux, namespaces
+from crossroot import arch, binfmt, binfmt_rule, emulator, linux, namespaces
 from crossroot.errors import CrossrootError
 from tests.support.identity import Crossroot, Identity, new_folder
 from tests.support.mirror import Mirror
@@ -151,6 +152,57 @@ def test_the_rootfs_is_a_plain_folder_for_chroot(shared_root: Crossroot, static_
         return subprocess.run(["chroot", rootfs, "/bin/uname", "-m"], capture_output=True, text=True, check=False)
 
     assert on_a_host(chroot, entries=[binfmt_rule.rule(RISCV64, static_qemu, "POF")]) == [(0, "riscv64\n", "")]
+
+
+def test_info_tells_what_serves_sessions(shared_root: Crossroot, static_qemu: str) -> None:
+    def info() -> "subprocess.CompletedProcess[str]":
+        return shared_root.run("info", "riscv64", "--json", check=True)
+
+    version = emulator.version_of(Path(static_qemu))
+    entry = binfmt_rule.rule(RISCV64, static_qemu, "POF")
+    for outcome, scope in (on_a_host(info)[0], "private"), (on_a_host(info, entries=[entry])[0], "host"):
+        facts = json.loads(outcome[1])
+        assert (facts["handler"], facts["emulator"], facts["emulator_version"]) == (scope, static_qemu, version)
+        assert facts["emulator_cpu"] == emulator.fastest_cpu(RISCV64, version)
+
+
+def test_info_of_a_root_that_nothing_can_run_says_why(shared_root: Crossroot) -> None:
+    cache = {"CROSSROOT_CACHE": str(shared_root.tmp / "empty cache")}
+    status, out, err = without_emulator(lambda: shared_root.run("info", "riscv64", "--json", env=cache))
+    assert (status, json.loads(out)["emulator"]) == (0, "")
+    assert "no emulator for riscv64 on this host (hint: crossroot emulator fetch riscv64" in err
+
+
+def test_an_emulator_that_the_profile_would_not_take_is_named(crossroot: Crossroot, static_qemu: str) -> None:
+    profiles = crossroot.tmp / "config/crossroot/profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "new.toml").write_text('extends = "riscv64"\nqemu_version = ">=100"')
+    config = {"XDG_CONFIG_HOME": str(crossroot.tmp / "config")}
+    mirror = ("--mirror", crossroot.mirror.url)
+    refused = without_emulator(lambda: crossroot.run("create", "new", *mirror, env=config))
+    assert (refused[0], "of version >=100" in refused[2]) == (1, True)
+    for arguments in ("create", "new", *mirror), ("run", "new", "--", "true"):
+        start, rest = arguments[:2], arguments[2:]
+        result = crossroot.run(*start, "--qemu", static_qemu, *rest, env=config, check=True)
+        assert f"{static_qemu} is qemu " in result.stderr
+        assert "the profile asks for >=100" in result.stderr
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_a_newer_emulator_serves_with_the_cpu_that_it_is_fastest_with(shared_root: Crossroot, static_qemu: str) -> None:
+    cache = {"CROSSROOT_CACHE": str(new_folder(shared_root.tmp, shared_root.identity))}
+    fetch = ("emulator", "fetch", "riscv64", "--qemu-version", ">=10")
+    shared_root.run(*fetch, env=cache, timeout=200, check=True)
+    script = ("--", "sh", "-c", "echo $QEMU_CPU $(uname -m)")
+    assert shared_root.run("run", "riscv64", *script, env=cache, check=True).stdout == "max,ztso=off riscv64\n"
+    info = json.loads(shared_root.run("info", "riscv64", "--json", env=cache, check=True).stdout)
+    assert (info["emulator_cpu"], emulator.satisfies(info["emulator_version"], ">=10")) == ("max,ztso=off", True)
+    named = shared_root.run("run", "riscv64", "--env", "QEMU_CPU=rv64", *script, env=cache, check=True)
+    assert named.stdout == "rv64 riscv64\n"
+    older = emulator.fastest_cpu(RISCV64, emulator.version_of(Path(static_qemu)))
+    result = shared_root.run("run", "riscv64", "--qemu", static_qemu, *script, env=cache, check=True)
+    assert result.stdout == f"{older} riscv64\n".lstrip()
 
 
 def test_the_cpus_own_arch_is_never_emulated(crossroot: Crossroot) -> None:

@@ -102,6 +102,22 @@ def test_the_version_is_what_the_emulator_says(tmp_path: Path) -> None:
     assert [emulator.version_of(each) for each in (says, silent, broken)] == ["9.1.2", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "cpu"),
+    [
+        ("riscv64", "11.1.2", "max,ztso=off"),
+        ("riscv64", "10.0.2", "max,ztso=off"),
+        ("riscv64", "7.2.22", ""),
+        ("riscv64", "", ""),
+        ("aarch64", "7.2.22", "max,pauth-impdef=on"),
+        ("aarch64", "5.2", ""),
+        ("armhf", "11.1.2", ""),
+    ],
+)
+def test_the_fastest_cpu_depends_on_the_version(name: str, version: str, cpu: str) -> None:
+    assert emulator.fastest_cpu(arch.find(name), version) == cpu
+
+
 # --- what is found ------------------------------------------------------------------------------------------
 
 

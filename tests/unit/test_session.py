@@ -43,6 +43,23 @@ def test_the_environment_is_clean_but_for_term_and_proxies(tmp_path: Path, monke
     assert session.environment(root(tmp_path), Handler("native")) == expected
 
 
+@pytest.mark.parametrize(
+    ("profiled", "handler", "cpu"),
+    [
+        ("", Handler("private", "/q", "10.0.2", "max,ztso=off"), "max,ztso=off"),
+        ("", Handler("host", "/q", "7.2.22"), None),
+        ("", Handler("native"), None),
+        ("rv64", Handler("private", "/q", "10.0.2", "max,ztso=off"), "rv64"),
+        ("rv64", Handler("native"), None),
+    ],
+)
+def test_the_cpu_is_that_of_the_profile_or_the_fastest(
+    tmp_path: Path, profiled: str, handler: Handler, cpu: str | None
+) -> None:
+    inside = session.environment(root(tmp_path, arch="riscv64", qemu_cpu=profiled), handler)
+    assert inside.get("QEMU_CPU") == cpu
+
+
 def test_the_profiles_environment_comes_before_the_clean_one(tmp_path: Path) -> None:
     profiled = root(tmp_path, env={"LANG": "C", "QEMU_CPU": "max", "CFLAGS": "-O2"})
     inside = session.environment(profiled, Handler("private"))
