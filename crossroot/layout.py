@@ -2,6 +2,7 @@
 
     STORE/.crossroot-store       marker: nothing is ever deleted in a folder without it
     STORE/roots/NAME/            a root: root.json, rootfs/ and sessions/, one record a running session
+    STORE/snapshots/NAME/TAG/    a snapshot of a root, see `crossroot.snapshots`: root.json and rootfs/
     STORE/unfinished/            what is under way, or was killed: NAME.VERB.RANDOM, with a verb of VERBS
     STORE/locks/NAME             see `crossroot.locking`
 
@@ -30,6 +31,7 @@ VERBS = {
     "remove": ("removing", "what was left of the removal"),
     "change": ("changing", "what was left of the change"),
     "create": ("creating", "the unfinished creation"),
+    "snapshot": ("copying", "the unfinished snapshot"),
 }
 
 _HEXADECIMAL = set("0123456789abcdef")
@@ -52,6 +54,16 @@ def check_name(name: str) -> str:
 def root_folder(name: str, store: StrPath) -> str:
     """Where the root `name` is, or will be. Raises UsageError for an impossible name."""
     return os.path.join(store, "roots", check_name(name))
+
+
+def snapshot_folder(name: str, tag: str, store: StrPath) -> str:
+    """Where the snapshot `tag` of the root `name` is, or will be. Raises UsageError for an impossible name or tag."""
+    return os.path.join(store, "snapshots", check_name(name), check_name(tag))
+
+
+def snapshot_tags(name: str, store: StrPath) -> list[str]:
+    """The tags of a root's snapshots, sorted."""
+    return names(store, os.path.join("snapshots", check_name(name)))
 
 
 def is_store(store: StrPath) -> bool:

@@ -11,6 +11,7 @@ from crossroot import linux
 from crossroot.errors import CrossrootError, UsageError
 
 DEFAULT_SIZE = "50%"  # of the memory, as for any tmpfs
+_MOST_DIGITS = 15
 
 # What a mount keeps of the one its files come from. The numbers of statvfs(3) are those of mount_setattr(2).
 _KEPT = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEXEC
@@ -18,9 +19,9 @@ _KEPT = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEX
 
 def check_size(text: str) -> str:
     """A size as tmpfs(5) writes it, if it is one: 500m, 2g, 30%. Raises UsageError."""
-    import re
 
-    if not re.fullmatch(r"[1-9][0-9]{0,14}[kmgKMG%]?", text):
+    number = text[:-1] if text[-1:] in tuple("kmgKMG%") else text
+    if not (number.isascii() and number.isdecimal() and number[0] != "0" and len(number) <= _MOST_DIGITS):
         raise UsageError(f"'{text}' is no size", hint="write --size 500m, 2g, or 30% of the memory")
     return text
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossroot import enter, fetch, metadata, namespaces, session, store, tree, ui
+from crossroot import clone, enter, fetch, metadata, namespaces, session, store, ui
 from crossroot.arch import find as find_arch
 from crossroot.distros import alpine, apk_native, debian
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError, UsageError
@@ -175,12 +175,7 @@ def _changing(name: str, store_folder: Path) -> Iterator[Root]:
     _is_debian(metadata.open_root(name, store_folder))
     with store.create(name, store_folder, replace=True, verb="change") as unfinished:
         root = metadata.open_root(name, store_folder)  # again, now that nobody can change it
-
-        def work(_: ui.Progress) -> None:
-            source, destination = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (root.rootfs, unfinished))
-            tree.copy(source, os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY, dir_fd=destination))
-
-        namespaces.call(work, id_map=root.id_map)
+        clone.copy_rootfs(root, unfinished, f"copying {name}")
         yield root.but(folder=str(unfinished))
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from crossroot import deletion, layout, linux, locking, metadata, namespaces, ui
 from crossroot.errors import CrossrootError
@@ -45,7 +46,7 @@ def root_path(name: str, store: Path) -> Path:
 
 
 @contextmanager
-def create(name: str, store: Path, *, replace: bool, verb: str = "create") -> Iterator[Path]:
+def create(name: str, store: Path, *, replace: bool, verb: str = "create", hint: str = "") -> Iterator[Path]:
     """A hidden folder with an empty rootfs/ to build the root `name` in; inside the block `publish` it.
 
     verb: what others are told of it, "create" or "change".
@@ -53,32 +54,41 @@ def create(name: str, store: Path, *, replace: bool, verb: str = "create") -> It
     The root is locked meanwhile. At the end whatever is then in the hidden folder is deleted: nothing after a
     publication, the old root after one that replaced it, the unfinished root after an exception of any kind.
     Raises CrossrootError if the root exists (unless `replace`), is in use, or is being created by somebody else.
+    hint: what to do if it exists.
     """
     path = root_path(name, store)
     layout.make_store(store)
     if not replace:
-        _refuse_existing(path)
+        _refuse_existing(path, hint)
     with lock_root(name, store, exclusive=True, wait=False):
         if not replace:
-            _refuse_existing(path)  # again, now that nobody else can publish it
+            _refuse_existing(path, hint)  # again, now that nobody else can publish it
         elif os.path.lexists(path):
             _check_deletable(path, store)
-        folder = Path(layout.new_unfinished(name, verb, store))
-        try:
-            with _explaining(folder):
-                (folder / "sessions").mkdir(parents=True)
-                (folder / "rootfs").mkdir()
-                (folder / "rootfs").chmod(0o755)  # the / of the root, whatever the caller's umask
+        with hidden_folder(name, verb, store) as folder:
+            with explaining(folder):
+                (folder / "sessions").mkdir()
             yield folder
-        finally:
-            _delete_or_note(folder, store)
 
 
-def _refuse_existing(path: Path) -> None:
+def _refuse_existing(path: Path, hint: str) -> None:
     if os.path.lexists(path):
         raise CrossrootError(
-            f"the root {path.name} exists already", hint="--force replaces it, --name OTHER makes another one"
+            f"the root {path.name} exists already", hint=hint or "--force replaces it, --name OTHER makes another one"
         )
+
+
+@contextmanager
+def hidden_folder(name: str, verb: str, store: Path) -> Iterator[Path]:
+    """A new folder in unfinished/, with an empty rootfs/; whatever is in it at the end is deleted."""
+    folder = Path(layout.new_unfinished(name, verb, store))
+    try:
+        with explaining(folder):
+            (folder / "rootfs").mkdir(parents=True)
+            (folder / "rootfs").chmod(0o755)  # the / of the root, whatever the caller's umask
+        yield folder
+    finally:
+        _delete_or_note(folder, store)
 
 
 def publish(unfinished: Path, root: Root) -> None:
@@ -87,20 +97,26 @@ def publish(unfinished: Path, root: Root) -> None:
     A root that is there already changes places with it. Raises CrossrootError if the file system refuses.
     """
     path = root_path(root.name, unfinished.parent.parent)
-    with _explaining(unfinished):
-        with open(unfinished / "root.json", "w") as file:
-            json.dump(root.to_json(), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(unfinished)
+    with explaining(unfinished):
+        write_metadata(unfinished, root.to_json())
         if path.exists():
             linux.exchange(str(unfinished), str(path))
         else:
             unfinished.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def write_metadata(folder: Path, data: dict[str, Any]) -> None:
+    """Write root.json, safe on the disk. Raises OSError."""
+    with open(folder / "root.json", "w") as file:
+        json.dump(data, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def sync_folder(path: Path) -> None:
+    """fsync(2) of a folder: the names in it are safe on the disk then."""
     descriptor = os.open(path, _FOLDER)
     try:
         os.fsync(descriptor)
@@ -112,7 +128,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def remove(name: str, store: Path, *, force: bool) -> None:
-    """Delete a root. force: end its sessions first.
+    """Delete a root and its snapshots. force: end its sessions first.
 
     Raises CrossrootError when a session runs in it, when anything is mounted below, when a symbolic link stands in
     the place of one of its folders, or when a file refuses; what is left then is deleted by the next `recover`.
@@ -124,8 +140,15 @@ def remove(name: str, store: Path, *, force: bool) -> None:
     with _lock_to_remove(name, store, force=force):
         if not os.path.lexists(path):
             raise metadata.no_root(name, store)  # somebody else was faster
-        _check_deletable(path, store)
-        _delete(_set_aside(name, store), store)
+        snapshots = [Path(layout.snapshot_folder(name, tag, store)) for tag in layout.snapshot_tags(name, store)]
+        for folder in (path, *snapshots):
+            _check_deletable(folder, store)
+        # The snapshots first: killed in between, the root is there and can be removed again.
+        for folder in snapshots:
+            take_away(folder, name, store)
+        with contextlib.suppress(FileNotFoundError):
+            (store / "snapshots" / name).rmdir()
+        take_away(path, name, store)
 
 
 def _lock_to_remove(name: str, store: Path, *, force: bool) -> Lock:
@@ -141,10 +164,16 @@ def _lock_to_remove(name: str, store: Path, *, force: bool) -> Lock:
         time.sleep(0.01)  # the crossroot that waited for the session holds the lock a moment longer
 
 
-def _set_aside(name: str, store: Path) -> Path:
-    """Rename the root out of the way, so that a killed removal leaves no half root under its name."""
-    path, aside = root_path(name, store), Path(layout.new_unfinished(name, "remove", store))
-    with _explaining(path):
+def take_away(path: Path, name: str, store: Path) -> None:
+    """Delete the root `name`, or a snapshot of it, which is in the folder `path`."""
+    _check_deletable(path, store)
+    _delete(_set_aside(path, name, store), store)
+
+
+def _set_aside(path: Path, name: str, store: Path) -> Path:
+    """Rename a root or snapshot out of the way, so that a killed removal leaves no half of it in its place."""
+    aside = Path(layout.new_unfinished(name, "remove", store))
+    with explaining(path):
         try:
             path.rename(aside)
         except OSError as error:
@@ -241,7 +270,7 @@ def _with_hint(error: CrossrootError) -> str:
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
     """Turn the kernel's errors about the store into CrossrootError. path: named when the kernel's error names none."""
     try:
         yield

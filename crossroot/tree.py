@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from crossroot import linux
 from crossroot.errors import CrossrootError
+from crossroot.ui import Progress, no_progress
 
 _CONFINED = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -222,18 +223,20 @@ def content(descriptor: int, entry: Entry) -> Iterator[bytes]:
 # Copy
 
 
-def copy(source: int, destination: int) -> None:
+def copy(source: int, destination: int, progress: Progress = no_progress) -> bool:
     """Copy the tree of the descriptor `source` into the empty folder `destination`, exactly.
 
     Owners, modes, times to the nanosecond, hard links, holes and `xattrs` are as in the source, those of the top folder
-    too. Content is shared with the source where the file system can (ioctl_ficlone(2)).
+    too. Content is shared with the source where the file system can (ioctl_ficlone(2)): whether all of it is.
+    progress: told the bytes of files that are done.
     Raises CrossrootError, and leaves a part, if the source is unreadable or changes, or the destination refuses.
     """
-    copy = _Copy(destination)
+    copy = _Copy(destination, progress)
     try:
         for entry in walk(source):
             copy.add(entry)
         copy.finish(0)
+        return copy.shared
     except OSError as error:
         raise _not_copied(error, copy.path) from error
     finally:
@@ -256,10 +259,14 @@ class _Open:
 class _Copy:
     """The copy as it grows, in the order of `walk`.
 
-    top: its descriptor. here: that of the folder being filled. path: what was worked on last, for messages.
+    top: its descriptor. here: that of the folder being filled. path: what was worked on last, for messages. done: bytes
+    of files. shared: whether all content is the source's, without a copy.
     """
 
-    def __init__(self, destination: int) -> None:
+    def __init__(self, destination: int, progress: Progress) -> None:
+        self.progress = progress
+        self.done = 0
+        self.shared = True
         self.top = destination
         self.here = os.open(".", _FOLDER, dir_fd=destination)
         self.path = b"."
@@ -311,12 +318,21 @@ class _Copy:
         try:
             file = os.open(entry.name, flags, 0o600, dir_fd=self.here)
             try:
-                _copy_content(source, file, entry)
+                self._add_content(source, file, entry)
                 _set_attributes(file, entry.status, xattrs(source, entry.path))
             finally:
                 os.close(file)
         finally:
             os.close(source)
+
+    def _add_content(self, source: int, file: int, entry: Entry) -> None:
+        size = entry.status.st_size
+        if size and not _share(source, file):
+            self.shared = False
+            _copy_content(source, file, entry)
+        if (self.done + size) // _PIECE > self.done // _PIECE:
+            self.progress(self.done + size, None)
+        self.done += size
 
     def _set_attributes_of_name(self, entry: Entry) -> None:
         status = entry.status
@@ -340,8 +356,6 @@ _CANNOT = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOS
 
 def _copy_content(source: int, file: int, entry: Entry) -> None:
     size = entry.status.st_size
-    if size == 0 or _share(source, file):
-        return
     if entry.status.st_blocks * 512 >= size:
         _copy_range(source, file, 0, size, entry.path)
         return

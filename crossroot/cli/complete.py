@@ -1,6 +1,8 @@
 """Completion of names in the shell."""
 
-from crossroot import paths
+import typer
+
+from crossroot import layout, paths
 from crossroot import store as store_module
 from crossroot.errors import CrossrootError
 
@@ -26,3 +28,23 @@ def several(incomplete: str) -> list[str]:
     """Roots and profiles for the last name of a list with commas."""
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in sorted({*roots(last), *profiles(last)}) if name not in before.split(",")]
+
+
+def tags(context: typer.Context, incomplete: str) -> list[str]:
+    """Tags of the snapshots of the root that was named before."""
+    return [tag for tag in _tags(context.params.get("name") or "") if tag.startswith(incomplete)]
+
+
+def removable(incomplete: str) -> list[str]:
+    """Names of roots, and of snapshots once there is an @."""
+    name, at, _ = incomplete.partition("@")
+    if not at:
+        return roots(incomplete)
+    return [f"{name}@{tag}" for tag in _tags(name) if f"{name}@{tag}".startswith(incomplete)]
+
+
+def _tags(name: str) -> list[str]:
+    try:
+        return layout.snapshot_tags(name, paths.store())
+    except CrossrootError:
+        return []

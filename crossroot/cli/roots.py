@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crossroot import arch, locking, metadata, paths, store, ui
+from crossroot import arch, layout, locking, metadata, paths, snapshots, store, ui
 from crossroot.cli import complete
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.metadata import Root
@@ -22,7 +22,7 @@ def list_(as_json: Json = False) -> None:
       crossroot list
       crossroot list --json | jq -r '.[].name'
     """
-    _recover()
+    recover()
     roots = store.list_roots(paths.store())
     if as_json:
         print(json.dumps([_facts(root) for root in roots], indent=2))
@@ -31,9 +31,16 @@ def list_(as_json: Json = False) -> None:
         ui.note("there are no roots yet; make one with: crossroot create riscv64")
         return
     ui.print_table(
-        ["NAME", "ARCH", "SYSTEM", "CREATED", "ROOTFS"],
+        ["NAME", "ARCH", "SYSTEM", "CREATED", "SNAPSHOTS", "ROOTFS"],
         [
-            [root.name, root.arch, f"{root.distro} {root.version}".strip(), root.created, str(root.rootfs)]
+            [
+                root.name,
+                root.arch,
+                f"{root.distro} {root.version}".strip(),
+                root.created,
+                str(len(layout.snapshot_tags(root.name, paths.store())) or "-"),
+                str(root.rootfs),
+            ]
             for root in roots
         ],
     )
@@ -51,7 +58,7 @@ def info(
       crossroot info riscv64 --json
       crossroot info riscv64 --json --digest | jq -r .digest
     """
-    _recover()
+    recover()
     root = metadata.open_root(meant(name), paths.store())
     sessions = [record.as_dict() for record in locking.running_sessions(root)]
     facts = {**_facts(root), "sessions": sessions, **_emulation(root), **(_digest(root.name) if digest else {})}
@@ -63,20 +70,34 @@ def info(
 
 
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Roots.", autocompletion=complete.roots)],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME[@TAG]...", help="Roots.", autocompletion=complete.removable)
+    ],
     force: Annotated[bool, typer.Option("--force", help="End the sessions that run in them.")] = False,
 ) -> None:
-    """Remove roots. Refused while sessions run in them or something is mounted below.
+    """Remove roots and their snapshots, or by NAME@TAG a snapshot alone.
+
+    Refused while sessions run in a root or something is mounted below.
 
     \b
     Examples:
       crossroot remove riscv64
       crossroot rm riscv64 aarch64 --force
+      crossroot rm riscv64@before-upgrade
     """
-    _recover()
-    for name in map(meant, names):
-        store.remove(name, paths.store(), force=force)
-        ui.note(f"removed {name}")
+    recover()
+    for name, tag in map(with_tag, names):
+        if tag:
+            snapshots.remove(name, tag, paths.store())
+        else:
+            store.remove(name, paths.store(), force=force)
+        ui.note(f"removed {name}@{tag}" if tag else f"removed {name}")
+
+
+def with_tag(text: str) -> tuple[str, str]:
+    """NAME or NAME@TAG as the root that is meant and the tag of its snapshot, "" for the root itself."""
+    name, at, tag = text.partition("@")
+    return meant(name), layout.check_name(tag) if at else ""
 
 
 def meant(name: str) -> str:
@@ -89,7 +110,8 @@ def meant(name: str) -> str:
         return name
 
 
-def _recover() -> None:
+def recover() -> None:
+    """Clean up after interrupted commands, and say so."""
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
 
@@ -120,7 +142,8 @@ def _emulation(root: Root) -> dict[str, str]:
 
 
 def _facts(root: Root) -> dict[str, Any]:
-    return {"name": root.name, **root.to_json(), "rootfs": str(root.rootfs)}
+    tags = layout.snapshot_tags(root.name, paths.store())
+    return {"name": root.name, **root.to_json(), "rootfs": str(root.rootfs), "snapshots": tags}
 
 
 def _shown(value: object) -> str:

@@ -24,6 +24,7 @@ from tests.support.identity import Crossroot, Identity
 FACTS = [
     *("name", "format", "arch", "distro", "branch", "version", "source", "sha512", "mirror", "created", "id_map"),
     *("env", "binds", "user", "shell", "qemu_cpu", "qemu_version", "binfmt", "packages", "crossroot_version", "rootfs"),
+    "snapshots",
 ]
 
 
@@ -438,7 +439,7 @@ def test_list_and_info_are_json_of_a_fixed_shape(crossroot: Crossroot) -> None:
     assert list(info(crossroot, "riscv64")) == [*FACTS, "sessions"]
     assert listed["crossroot_version"] == __version__
     table = crossroot.run("list", check=True).stdout.splitlines()
-    assert table[0].split() == ["NAME", "ARCH", "SYSTEM", "CREATED", "ROOTFS"]
+    assert table[0].split() == ["NAME", "ARCH", "SYSTEM", "CREATED", "SNAPSHOTS", "ROOTFS"]
     assert table[1].split()[:2] == ["riscv64", "riscv64"]
     told = crossroot.run("info", "riscv64", check=True).stdout.splitlines()
     assert [line.partition(":")[0] for line in told] == [*FACTS, "sessions"]

@@ -17,14 +17,14 @@ LAYERS = {
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
         distros.apk_native distros.deb_repository distros.debian emulator emulator_fetch handlers job_display jobs junit
-        lock locking metadata mounts overlay probe profiles store
+        lock locking metadata mounts overlay probe profiles snapshots store
     """,
     3: """
-        archive bootstrap ci doctor enter export fill packages request session
+        archive bootstrap ci clone doctor enter export fill packages request session
     """,
     4: """
         __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.matrix
-        cli.packages cli.profile cli.roots cli.sessions
+        cli.packages cli.profile cli.roots cli.sessions cli.snapshots
     """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
