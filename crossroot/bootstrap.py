@@ -43,7 +43,7 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     Raises CrossrootError for whatever keeps it from being made; nothing of it is left then but the download.
     """
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
-        store.publish(unfinished, _make(request, unfinished, cache))
+        store.publish(unfinished, make(request, unfinished, cache))
     return metadata.open_root(request.name, store_folder)
 
 
@@ -53,7 +53,7 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
     request: its name is that of a root which is not there. Raises CrossrootError as `create`.
     """
     with store.create(request.name, store_folder, replace=False) as unfinished:
-        root = _make(request, unfinished, cache, keep_lists=True)
+        root = make(request, unfinished, cache, keep_lists=True)
         found = fill.look(root)
         sources = namespaces.call(lambda _: _sources(root), id_map=root.id_map)
     made = Lock(
@@ -83,7 +83,7 @@ def _sources(root: Root) -> dict[str, list[str]]:
     return {"lines": lines, "uris": list(uris)}
 
 
-def _make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = False) -> Root:
+def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = False) -> Root:
     """Make the root in the folder `unfinished`, whole but not published. keep_lists: those of Debian's apt."""
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
@@ -153,6 +153,7 @@ def _root(request: Request, unfinished: Path, filled: Filled, created: str) -> R
         binfmt=profile.binfmt,
         packages=profile.packages,
         crossroot_version=__version__,
+        accelerate=profile.accelerate,
     )
 
 

@@ -47,6 +47,30 @@ def read(path: Path) -> Header | None:
     return Header(tuple(arches.of_elf(start)), _PT_INTERP not in types)
 
 
+def set_interpreter(path: Path, interpreter: str) -> bool:
+    """Let the kernel start a dynamic executable by another ELF interpreter, in place; False if it is none.
+
+    Raises ValueError where the new path is longer than the old one. The old one must be absolute, and the file of the
+    host's byte order and word size.
+    """
+    with path.open("r+b") as file:
+        start = file.read(64)
+        if len(start) < 64 or not start.startswith(b"\x7fELF"):
+            return False
+        offset, size, count = struct.unpack_from("Q", start, 32)[0], *struct.unpack_from("HH", start, 54)
+        file.seek(offset)
+        table = file.read(size * count)
+        for at in range(0, len(table), size):
+            if struct.unpack_from("I", table, at)[0] == _PT_INTERP:
+                place, room = struct.unpack_from("Q", table, at + 8)[0], struct.unpack_from("Q", table, at + 32)[0]
+                if len(interpreter) >= room:
+                    raise ValueError(f"{interpreter} is too long for {path}")
+                file.seek(place)
+                file.write(interpreter.encode().ljust(room, b"\0"))
+                return True
+    return False
+
+
 def probe_program(arch: Arch) -> bytes:
     """A complete static executable for `arch` that exits with the first byte of its argv[0] as status."""
     ident = bytes.fromhex(arch.elf.magic)[:16].ljust(16, b"\0")

@@ -28,8 +28,8 @@ class Root(Record):
     """A named rootfs in the store. All texts may be "" where there is nothing to say.
 
     source: URL or file of the archive it was made from, sha512 its hash. created: see `timestamp`. id_map: under which
-    its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt: of the profile, for
-    sessions.
+    its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt, accelerate: of the
+    profile, for sessions.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Root(Record):
     binfmt: str
     packages: tuple[str, ...]
     crossroot_version: str
+    accelerate: int = 0
 
     @property
     def rootfs_folder(self) -> str:
@@ -78,7 +79,7 @@ class Root(Record):
     def from_json(data: Any, folder: str) -> Root:
         """The root in a folder with this root.json. Raises CrossrootError if it makes no sense."""
         try:
-            data = {"qemu_version": "", **data}  # which early roots lack
+            data = {"qemu_version": "", "accelerate": 0, **data}  # which early roots lack
             if data["format"] != _FORMAT:
                 raise CrossrootError(
                     f"{folder}/root.json has format {data['format']}, this crossroot knows format {_FORMAT}",
@@ -91,6 +92,7 @@ class Root(Record):
                 env=dict(zip(_texts(data["env"]), _texts(data["env"].values()), strict=True)),
                 binds=_texts(data["binds"]),
                 packages=_texts(data["packages"]),
+                accelerate=int(data["accelerate"]),
                 **dict(zip(_TEXTS, _texts(data[key] for key in _TEXTS), strict=True)),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

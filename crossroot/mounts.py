@@ -22,11 +22,15 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 class Bind(Record):
-    """A file or folder of the host, with what is mounted below it, at `target`."""
+    """A file or folder of the host, with what is mounted below it, at `target`.
+
+    overlay: a size, see `overlay.over`, for a folder whose changes are to be lost with the session.
+    """
 
     source: str
     target: str
     readonly: bool = False
+    overlay: str = ""
 
 
 class New(Record):
@@ -58,7 +62,14 @@ class Folder(Record):
     target: str
 
 
-Step = Bind | New | Content | Link | Folder
+class Replace(Record):
+    """A file of the host in the place of a file that the root has at `target`; nothing where it has none."""
+
+    source: str
+    target: str
+
+
+Step = Bind | New | Content | Link | Folder | Replace
 
 
 def describe(step: Step) -> str:
@@ -74,6 +85,8 @@ def describe(step: Step) -> str:
             return f"link {step.target} to {step.points_to}"
         case Folder():
             return f"make folder {step.target}"
+        case Replace():
+            return f"bind {step.source} in the place of {step.target}"
 
 
 def standard() -> list[Step]:
@@ -123,6 +136,10 @@ def _make(step: Step, say: Callable[[str], None]) -> int | None:
     try:
         match step:
             case Bind():
+                if step.overlay:
+                    from crossroot import overlay  # hardly any session needs it
+
+                    return overlay.over(step.source, step.overlay)
                 tree = linux.open_tree(step.source)
                 if step.readonly:
                     # Recursive, unlike the flags of a classic bind mount.
@@ -134,6 +151,10 @@ def _make(step: Step, say: Callable[[str], None]) -> int | None:
                 return _file(step.data)
             case Link() | Folder():
                 return None
+            case Replace():
+                tree = linux.open_tree(step.source)
+                linux.set_mount_attributes(tree, linux.MOUNT_ATTR_RDONLY)
+                return tree
     except OSError as error:
         raise CrossrootError(f"cannot {describe(step)}: {error.strerror}") from error
 
@@ -180,6 +201,11 @@ def _attach(item: Prepared) -> None:
             os.symlink(points_to, target)
         case Folder():
             os.mkdir(target, 0o755)
+        case Replace():
+            assert item.tree is not None
+            if _is_file(target):
+                linux.move_mount(item.tree, target)
+            os.close(item.tree)
         case _:
             assert item.tree is not None
             if stat.S_ISDIR(os.fstat(item.tree).st_mode):
@@ -189,6 +215,14 @@ def _attach(item: Prepared) -> None:
                 _ensure_file(target)
             linux.move_mount(item.tree, target)
             os.close(item.tree)
+
+
+def _is_file(path: str) -> bool:
+    """Whether there is a file, itself and not by a link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _ensure_file(path: str) -> None:

@@ -24,6 +24,7 @@ from crossroot.errors import UsageError
 from crossroot.handlers import POLICIES
 
 DISTROS = ("alpine", *debian.DISTROS)
+LEVELS = range(4)  # of acceleration, see `accelerate`
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Profile:
     qemu_cpu: str = ""
     qemu_version: str = ""
     binfmt: str = "auto"
+    accelerate: int = 0
     env: dict[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
 
@@ -139,9 +141,9 @@ _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 class Key:
     """One key that a profile file may hold.
 
-    kind: str, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one would
+    kind: str, int, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one would
     type it. parse: takes one string of its value and gives the one to use, or raises UsageError. distros: which of
-    them know it.
+    them know it. largest: of numbers, which start at 0.
     """
 
     kind: type[Any]
@@ -149,6 +151,7 @@ class Key:
     example: str
     parse: Callable[[str], str] = _anything
     distros: tuple[str, ...] = DISTROS
+    largest: int = 0
 
 
 KEYS: dict[str, Key] = {
@@ -226,6 +229,7 @@ KEYS: dict[str, Key] = {
     ),
     "qemu_version": Key(str, "which emulators will do", 'qemu_version = ">=8"', _parse_qemu_version),
     "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(POLICIES)),
+    "accelerate": Key(int, "the level of native tools", "accelerate = 1", largest=LEVELS[-1]),
     "env": Key(dict, "environment variables of sessions", 'env = { LANG = "C.UTF-8" }'),
 }
 
@@ -346,8 +350,10 @@ def to_toml(profile: Profile, table: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def toml_value(value: str | tuple[str, ...] | Arch) -> str:
+def toml_value(value: str | int | tuple[str, ...] | Arch) -> str:
     """The value as TOML writes it."""
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, Arch):
         return toml_value(value.name)
     if isinstance(value, tuple):
@@ -479,10 +485,12 @@ def _check(document: dict[str, Any], path: Path, text: str) -> dict[str, Any]:
     for name, value in document.items():
         with _located(path, text, name):
             key = _key(name)
-            if not isinstance(value, key.kind):
+            if not isinstance(value, key.kind) or isinstance(value, bool):
                 raise _wrong_type(name, key.kind, value, key.example)
             if key.kind is str:
                 values[name] = _parse_string(name, value)
+            elif key.kind is int:
+                values[name] = _parse_number(name, value)
             elif key.kind is list:
                 values[name] = tuple(_parse_string(name, entry) for entry in value)
         if key.kind is dict:
@@ -512,13 +520,27 @@ def _parse_string(name: str, value: object, variable: str = "") -> str:
         raise UsageError(f"{name}: {error.message}", hint=error.hint or f"write it as in {key.example}") from None
 
 
+def _parse_number(name: str, value: int) -> int:
+    key = KEYS[name]
+    if not 0 <= value <= key.largest:
+        raise UsageError(
+            f"{name}: {value} is not a number from 0 to {key.largest}", hint=f"write it as in {key.example}"
+        )
+    return value
+
+
 def _key(name: str) -> Key:
     if name not in KEYS:
         raise UsageError(f"unknown key {name!r}", hint=_meant(name, tuple(KEYS)))
     return KEYS[name]
 
 
-_WANTED: dict[type[Any], str] = {str: "a string", list: "a list of strings", dict: "a table of strings"}
+_WANTED: dict[type[Any], str] = {
+    str: "a string",
+    int: "a number",
+    list: "a list of strings",
+    dict: "a table of strings",
+}
 _GIVEN: dict[type[Any], str] = {
     **_WANTED,
     list: "a list",

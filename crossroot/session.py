@@ -48,7 +48,7 @@ class Options(Record):
     """What the caller of `run` and `shell` may ask for. Empty means: as the root's profile says.
 
     ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
-    session that changes the root itself.
+    session that changes the root itself. accelerate: a level, see the module of that name; None for the root's own.
     """
 
     binds: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class Options(Record):
     binfmt: str = ""
     qemu: Wanted = ANY
     ephemeral: str = ""
+    accelerate: int | None = None
 
 
 class Session(Record):

@@ -28,6 +28,7 @@ from tests.support.identity import (
     root_identity,
 )
 from tests.support.mirror import Mirror, first_available
+from tests.support.workshop import TARGETS, Workshop, new_workshop
 
 INTEGRATION = Path(__file__).parent / "integration"
 NEEDS_ROOT = "needs root"
@@ -136,6 +137,14 @@ def shared_root(identity: Identity, identity_folder: Path, mirror: Mirror) -> Cr
     instance = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
     instance.create("riscv64")
     return instance
+
+
+@pytest.fixture(scope="session")
+def workshop(identity: Identity, identity_folder: Path, mirror: Mirror) -> Workshop:
+    """A root of Debian with compilers, which takes minutes to make: riscv64 as root, aarch64 as an ordinary user."""
+    tmp = new_folder(identity_folder, identity)
+    instance = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
+    return new_workshop(instance, arch.find(TARGETS[identity.kind]), tmp / "hare")
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,10 @@ def remove(
         else:
             store.remove(name, paths.store(), force=force)
         ui.note(f"removed {name}@{tag}" if tag else f"removed {name}")
+    if os.path.isdir(paths.store() / "tools"):
+        from crossroot import accelerate  # only stores with tool roots need it
+
+        accelerate.remove_unused(paths.store())
 
 
 def with_tag(text: str) -> tuple[str, str]:

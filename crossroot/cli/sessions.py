@@ -23,6 +23,9 @@ NoCwd = Annotated[bool, typer.Option("--no-cwd", help="Do not show the current f
 Binfmt = Annotated[str, typer.Option("--binfmt", metavar="auto|host|private", help="Which handlers may be used.")]
 Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH|URL", help="The static qemu-user to use.")]
 QemuSha256 = Annotated[str, typer.Option("--qemu-sha256", metavar="H", help="What a --qemu URL must give.")]
+Accelerate = Annotated[
+    int | None, typer.Option("--accelerate", metavar="0|1|2|3", help="Native tools: 1 compilers, 2 shell too, 3 all.")
+]
 QemuVersion = Annotated[str, typer.Option("--qemu-version", metavar="V", help="Which qemu will do: 10, 8.2, '>=8'.")]
 Ephemeral = Annotated[bool, typer.Option("--ephemeral", help="Leave the root as it is: changes are lost at the end.")]
 Size = Annotated[str, typer.Option("--size", metavar="N[k|m|g|%]", help="How much --ephemeral may change, in memory.")]
@@ -43,6 +46,7 @@ def run(
     qemu_version: QemuVersion = "",
     ephemeral: Ephemeral = False,
     size: Size = "",
+    accelerate: Accelerate = None,
 ) -> int:
     """Run a command in a root and exit with its status.
 
@@ -55,7 +59,8 @@ def run(
       crossroot run riscv64 --ephemeral -- apk add gcc
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay_size(ephemeral, size))
+    overlay = overlay_size(ephemeral, size)
+    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
     return enter_root(roots.meant(name), chosen, command)
 
 
@@ -73,6 +78,7 @@ def shell(
     qemu_version: QemuVersion = "",
     ephemeral: Ephemeral = False,
     size: Size = "",
+    accelerate: Accelerate = None,
 ) -> int:
     """Open a login shell in a root.
 
@@ -84,7 +90,8 @@ def shell(
       echo 'uname -m' | crossroot shell riscv64 --user nobody
     """
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay_size(ephemeral, size))
+    overlay = overlay_size(ephemeral, size)
+    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
     return enter_root(roots.meant(name), chosen, ())
 
 
@@ -98,6 +105,7 @@ def options(
     binfmt: str,
     qemu: Wanted,
     ephemeral: str,
+    accelerate: int | None = None,
 ) -> session.Options:
     """What `run`, `shell` and `matrix` are asked for. Raises UsageError."""
     return session.Options(
@@ -110,6 +118,7 @@ def options(
         binfmt=check_policy(binfmt),
         qemu=qemu,
         ephemeral=ephemeral,
+        accelerate=check_level(accelerate),
     )
 
 
@@ -140,15 +149,28 @@ def check_policy(policy: str) -> str:
     return policy
 
 
+def check_level(accelerate: int | None) -> int | None:
+    """An --accelerate value as it is, if it is a level or left out. Raises UsageError."""
+    if accelerate is not None and not 0 <= accelerate <= 3:
+        raise UsageError(f"{accelerate} is no level of acceleration", hint="give 0, 1, 2 or 3; see docs/speed.md")
+    return accelerate
+
+
 def enter_root(name: str, options: session.Options, command: Sequence[str]) -> int:
     """Hold the root against removal, run the session, and give back its status."""
     folder = paths.store()
-    with locking.lock_root(name, folder, exclusive=False, wait=False):
+    with contextlib.ExitStack() as held:
+        held.enter_context(locking.lock_root(name, folder, exclusive=False, wait=False))
         root = metadata.open_root(name, folder)
         plan = session.plan(root, options, command)
-        with contextlib.ExitStack() as records:
+        level = root.accelerate if options.accelerate is None else options.accelerate
+        if level and plan.handler.scope != "native":
+            from crossroot import accelerate  # only sessions with native tools need it
 
-            def record(pid: int) -> None:
-                records.enter_context(locking.start_session_record(root, pid, command or ["shell"]))
+            steps = held.enter_context(accelerate.mounts(root, level, folder, paths.cache()))
+            plan = plan.but(mounts=(*plan.mounts, *steps))
 
-            return enter.run(plan, started=record)
+        def record(pid: int) -> None:
+            held.enter_context(locking.start_session_record(root, pid, command or ["shell"]))
+
+        return enter.run(plan, started=record)

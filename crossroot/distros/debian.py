@@ -28,6 +28,8 @@ DISTROS = ("debian", "ubuntu")
 DEFAULT_SUITE = {"debian": "trixie", "ubuntu": "noble"}
 DEFAULT_COMPONENTS = {"debian": ("main",), "ubuntu": ("main", "universe")}
 DEFAULT_VARIANT = "minbase"
+EXTRACT = "extract"  # mmdebstrap's variant that only unpacks packages and what they depend on, for tool roots
+ARCHIVES = "/var/lib/crossroot-archives"  # in a root of that variant: the names of the packages' files
 VARIANTS = ("apt", "buildd", "essential", "important", "minbase", "required", "standard")  # of mmdebstrap
 
 # The ones of debootstrap, "" for its default, which is mmdebstrap's important.
@@ -328,7 +330,7 @@ def _command(recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[s
     if program := shutil.which("mmdebstrap", path=_PATH):
         return _mmdebstrap(program, recipe, rootfs, sources)
     program = shutil.which("debootstrap", path=_PATH)
-    if program and os.geteuid() == 0:
+    if program and os.geteuid() == 0 and recipe.variant != EXTRACT:
         return _debootstrap(program, recipe, rootfs, sources)
     why = "is only of use to root" if program else "neither"
     raise CrossrootError(
@@ -338,13 +340,17 @@ def _command(recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[s
 
 
 def _mmdebstrap(program: str, recipe: Recipe, rootfs: Path, sources: Sequence[_Source]) -> list[str]:
-    packages = ["apt", *with_companions(recipe.packages)]  # Ubuntu's minbase is without apt, which is to install more
+    packages = with_companions(recipe.packages)
+    if recipe.variant != EXTRACT:
+        packages.insert(0, "apt")  # Ubuntu's minbase is without it, and it is to install more
     simulated = f'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate install {shlex.join(packages)}'
     options = [
         *_options(recipe, packages),
         # It looks for these only after minutes of emulation, so that a misspelt name would be told late.
         f"--extract-hook={simulated} >/dev/null",
     ]
+    if recipe.variant == EXTRACT:
+        options.append(f'--extract-hook=ls "$1/var/cache/apt/archives" > "$1{ARCHIVES}"')
     if not sources:
         options.append(f"--keyring={recipe.trusted}")
     if recipe.keep_lists:

@@ -3,57 +3,19 @@ and cross-built in a root of the host's own arch, which gives programs that say 
 
 import os
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from crossroot import arch, elf
-from crossroot.arch import Arch
-from tests.support.identity import Crossroot, Identity, new_folder
-from tests.support.mirror import REPOSITORY, Mirror
+from tests.support.workshop import EXAMPLE, Workshop
 
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
-EXAMPLE = REPOSITORY / "examples/hare"
-TARGETS = {"root": "riscv64", "user": "aarch64"}
-PROFILES = {"riscv64": "debian-hare-riscv64", "aarch64": "debian-hare-arm64"}
 HOST = arch.find(os.uname().machine)
 
 # What wc(1) says of TEXT, in base 10 and 16.
 TEXT = "größe 😀\n\n two\twords"
 DECIMAL, HEXADECIMAL = "2 4 24 -\n", "2 4 18 -\n"
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """A Hare root named after its arch, and a copy of the example for its owner to build in."""
-
-    crossroot: Crossroot
-    target: Arch
-    folder: Path
-
-    def run(self, *command: str, root: str = "", input: str = "") -> str:
-        """The output of a command in the folder, in the root of the target or in another."""
-        words = ["run", root or self.target.name, "--", *command]
-        return self.crossroot.run(*words, input=input, cwd=self.folder, timeout=900, check=True).stdout
-
-
-@pytest.fixture(scope="module")
-def workshop(identity: Identity, identity_folder: Path, mirror: Mirror) -> Workshop:
-    tmp = new_folder(identity_folder, identity)
-    crossroot = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
-    target = arch.find(TARGETS[identity.kind])
-    crossroot.run("create", PROFILES[target.name], "--name", target.name, timeout=1500, check=True)
-    return Workshop(crossroot, target, copy_of_example(tmp / "hare", identity))
-
-
-def copy_of_example(folder: Path, owner: Identity) -> Path:
-    shutil.copytree(EXAMPLE, folder)
-    if owner.uid != os.geteuid():
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, owner.uid, owner.gid)
-    return folder
 
 
 def test_its_tests_pass_in_the_root(workshop: Workshop) -> None:

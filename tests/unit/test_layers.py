@@ -16,11 +16,11 @@ LAYERS = {
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
-        distros.apk_native distros.deb_repository distros.debian emulator emulator_fetch handlers job_display jobs junit
-        lock locking metadata mounts overlay probe profiles snapshots store
+        distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator emulator_fetch handlers
+        job_display jobs junit lock locking metadata mounts overlay probe profiles snapshots store wrappers
     """,
     3: """
-        archive bootstrap ci clone doctor enter export fill packages request session
+        accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot
     """,
     4: """
         __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.matrix

@@ -1,0 +1,120 @@
+"""Native tools in a foreign root: what takes the place of which program in a session, by level.
+
+    0  nothing
+    1  the toolchain: compilers, assembler, linker
+    2  also the shell, make, coreutils and compressors
+    3  also the drivers of languages that cross-compile by themselves
+
+A native tool is used where the tool root has it in the version that the root has, else the root's own is emulated. The
+root itself is not changed: all is mounted in the session alone.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from crossroot import apt, linux, store, toolroot, ui, wrappers
+from crossroot import arch as arches
+from crossroot.distros import debian, debian_tools
+from crossroot.errors import CrossrootError
+from crossroot.metadata import Root
+from crossroot.mounts import Bind, Folder, Replace, Step
+from crossroot.toolroot import Plan, Tools
+from crossroot.wrappers import Program
+
+_LARGEST_STATUS = 64 << 20  # bytes of dpkg's status file
+
+
+@contextmanager
+def mounts(root: Root, level: int, folder: Path, cache: Path) -> Iterator[tuple[Step, ...]]:
+    """The mounts that accelerate a session in `root`, which go after all others; the block must last as long as it.
+
+    folder: of the store. Makes the tool root if it is not there yet. What can't be accelerated is emulated as ever; why
+    is said when the tool root is made, or can't be.
+    """
+    plan = _plan_of(root)
+    if plan is None:
+        ui.note(f"{root.name} has no programs that native tools could replace; see docs/speed.md for what they can")
+        yield ()
+        return
+    try:
+        tools, made = toolroot.opened(plan, folder, cache)
+    except CrossrootError as error:
+        ui.note(f"{root.name} is emulated without native tools: {error.message}")
+        yield ()
+        return
+    with tools.lock:
+        if made:
+            for sentence in differences(plan, tools.versions):
+                ui.note(f"{sentence}, so it is emulated; to bring the root up to date: crossroot upgrade {root.name}")
+            remove_unused(folder)
+        yield steps(root, tools, usable(plan, tools.versions, level))
+
+
+def remove_unused(folder: Path) -> None:
+    """Delete the tool roots that fit no root of the store any more, unless a session uses them."""
+    plans = map(_plan_of, store.list_roots(folder))
+    toolroot.remove_others(folder, {plan.key for plan in plans if plan})
+
+
+def _plan_of(root: Root) -> Plan | None:
+    """What can replace programs of the root; None where nothing can."""
+    host, target = arches.find(os.uname().machine), arches.find(root.arch)
+    if root.distro not in debian.DISTROS or not debian_tools.triplet(target):
+        return None
+    packages = debian_tools.installed(read(root, debian_tools.STATUS))
+    found = tuple(debian_tools.programs(target, packages))
+    if not found:
+        return None
+    usual = {uri for source in apt.read_sources() for uri in source.uris.split()}
+    # Ubuntu has other mirrors for other arches.
+    mirror = "" if root.distro == "ubuntu" or root.mirror in usual else root.mirror
+    return Plan(root.distro, root.branch, mirror, host, target, packages, found)
+
+
+def read(root: Root, file: str) -> str:
+    """A file of the root, which is foreign: its links lead nowhere out of it. "" if there is none."""
+    folder = os.open(root.rootfs, os.O_PATH | os.O_DIRECTORY)
+    try:
+        descriptor = linux.openat2(folder, file.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK, linux.RESOLVE_IN_ROOT)
+    except OSError:
+        return ""
+    finally:
+        os.close(folder)
+    with open(descriptor, "rb") as stream:
+        return stream.read(_LARGEST_STATUS).decode(errors="replace")
+
+
+def usable(plan: Plan, versions: Mapping[str, str], level: int) -> list[Program]:
+    """The programs that native ones replace at that level. versions: of the packages of the tool root."""
+    return [program for program in plan.programs if program.level <= level and _fits(program, plan, versions)]
+
+
+def _fits(program: Program, plan: Plan, versions: Mapping[str, str]) -> bool:
+    pairs = [(program.package, program.native_package), *((name, name) for name in program.needs)]
+    return all(
+        debian_tools.same(plan.packages.get(own, ""), versions[native]) if native in versions else False
+        for own, native in pairs
+    )
+
+
+def differences(plan: Plan, versions: Mapping[str, str]) -> list[str]:
+    """A sentence for each package whose native version is another one."""
+    return [
+        f"{own} has version {plan.packages[own]}, and its native tools have {versions.get(native, 'none')}"
+        for own, native in sorted({(program.package, program.native_package) for program in plan.programs})
+        if not debian_tools.same(plan.packages[own], versions.get(native, ""))
+    ]
+
+
+def steps(root: Root, tools: Tools, programs: list[Program]) -> tuple[Step, ...]:
+    """The mounts that put programs of the tool root into a session."""
+    if not programs:
+        return ()
+    return (
+        Folder(wrappers.PLACE),
+        Bind(str(tools.rootfs), wrappers.PLACE, readonly=True),
+        Bind(str(root.rootfs), f"{wrappers.PLACE}/{wrappers.EMULATED}", readonly=True),
+        *(Replace(str(file), program.file) for program in programs if (file := tools.replacement(program)).exists()),
+    )

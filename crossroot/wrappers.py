@@ -1,0 +1,145 @@
+"""The scripts that take the places of a foreign root's programs: each runs the native program of the tool root, or the
+foreign one, emulated, where the native one would not do the same.
+
+Their interpreter is a static shell of the tool root, mksh, which starts as fast as the program itself, is not touched
+by LD_PRELOAD, and has `exec -a`.
+"""
+
+from dataclasses import dataclass
+
+PLACE = "/dev/crossroot"  # where a session has the tool root; with names short enough for `elf.set_interpreter`
+SHELL = "sh"  # names in the tool root
+ITSELF = "itself"  # for harec, whose environment has names that no shell passes on
+EMULATED = "emulated"  # where the foreign root is seen as it is, without wrappers
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that a native one can replace.
+
+    level: of acceleration, from which on. kind: of its wrapper, a key of KINDS, or ITSELF for the native program.
+    file: its absolute path in the root and in the tool root. package: of the root, which has to have the version of
+    native_package in the tool root; needs: further packages of both that have to match as well. option: what the kind
+    of wrapper has to know.
+    """
+
+    level: int
+    kind: str
+    file: str
+    package: str
+    native_package: str
+    needs: tuple[str, ...] = ()
+    option: tuple[str, ...] = ()
+
+
+def script(program: Program, triplet: str) -> str:
+    """The wrapper of a program. triplet: GNU's, of the root's arch."""
+    return KINDS[program.kind].format(
+        place=PLACE,
+        native=PLACE + program.file,
+        emulated=f"{PLACE}/{EMULATED}{program.file}",
+        triplet=triplet,
+        option=" ".join(program.option),
+        flag=program.option[0] if program.option else "",
+    )
+
+
+# A preloaded library and LD_LIBRARY_PATH are of the root's arch: only the emulated program can load them, and fakeroot
+# for instance must not be left out.
+_START = """\
+#!{place}/sh
+emulated() {{
+    exec -a "${{0##*/}}" {emulated} "$@"
+}}
+[[ -n $LD_PRELOAD$LD_LIBRARY_PATH ]] && emulated "$@"
+"""
+
+_PLAIN = _START + 'exec -a "${{0##*/}}" {native} "$@"\n'
+
+# Plugins are libraries of the root's arch; what follows the name is the native one for gcc's LTO.
+_PLUGGED = (
+    _START
+    + """\
+for word; do
+    case $word in
+        -plugin | --plugin | -plugin=* | --plugin=*) emulated "$@" ;;
+    esac
+done
+exec -a "${{0##*/}}" {native} {option} "$@"
+"""
+)
+
+# These are cross compilers whose default is the arch that they were built for.
+_DEFAULT = (
+    _START
+    + """\
+for word; do
+    case $word in
+        {flag} | {flag}?*) exec -a "${{0##*/}}" {native} "$@" ;;
+    esac
+done
+exec -a "${{0##*/}}" {native} {option} "$@"
+"""
+)
+
+_HARE = (
+    _START
+    + """\
+for word; do
+    case $word in
+        {flag} | {flag}?*) emulated "$@" ;;
+    esac
+done
+case $1 in
+    build | test | run)
+        verb=$1
+        shift
+        exec -a "${{0##*/}}" {native} "$verb" {option} "$@"
+        ;;
+esac
+emulated "$@"
+"""
+)
+
+# With GCC_EXEC_PREFIX the native driver and its cc1 name the root's own headers, start files and libgcc exactly as the
+# emulated ones do, so that debug information and dependencies have the same paths. Their own programs are found by
+# COMPILER_PATH; both variables only reach what gcc itself starts. gcc's headers of C++ are in other places for a cross
+# compiler, so they are named, in the same order. The emulated driver answers questions about itself, and takes what
+# depends on the CPU, on a plugin, on another linker, or on files of another place.
+_COMPILER = (
+    _START
+    + """\
+prefix=/usr/lib/gcc/
+if [[ $GCC_EXEC_PREFIX = "$prefix" && $COMPILER_PATH = {place}/* ]]; then
+    unset GCC_EXEC_PREFIX COMPILER_PATH LIBRARY_PATH # started by the native driver itself, as for LTO
+fi
+[[ -n $GCC_EXEC_PREFIX$COMPILER_PATH$LIBRARY_PATH ]] && emulated "$@"
+[[ $# -eq 0 ]] && emulated
+cxx=/usr/include/c++/{option}:/usr/include/{triplet}/c++/{option}:/usr/include/c++/{option}/backward
+for word; do
+    case $word in
+        -march=native | -mcpu=native | -mtune=native) emulated "$@" ;;
+        -v | --version | -'###' | -print-* | --print-* | -dump* | --help* | --target-help) emulated "$@" ;;
+        -fplugin* | -fuse-ld=* | -specs* | --specs* | -f*-charset=* | -wrapper) emulated "$@" ;;
+        -nostdinc | -nostdinc++) cxx= ;;
+        --sysroot* | -isysroot* | -B* | -iprefix*) emulated "$@" ;;
+        @*)
+            [[ -f ${{word#@}} && $(<"${{word#@}}") != *@(native|nostdinc|plugin|-ld|specs|charset|sysroot|-B)* ]] ||
+                emulated "$@"
+            ;;
+    esac
+done
+[[ -n $cxx ]] && export CPLUS_INCLUDE_PATH=${{CPLUS_INCLUDE_PATH:+$CPLUS_INCLUDE_PATH:}}$cxx
+export GCC_EXEC_PREFIX=$prefix
+export COMPILER_PATH={place}/usr/libexec/gcc-cross/{triplet}/{option}:{place}/usr/{triplet}/bin
+exec -a "${{0##*/}}" {native} "$@"
+"""
+)
+
+KINDS = {
+    "plain": _PLAIN,
+    "plugged": _PLUGGED,
+    "default": _DEFAULT,
+    "hare": _HARE,
+    "compiler": _COMPILER,
+}
