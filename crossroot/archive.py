@@ -1,17 +1,20 @@
 """Which archive a rootfs is unpacked from, and that it is the right one: found, downloaded, verified."""
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot.distros import alpine
 from crossroot.errors import CrossrootError
-from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small, shown
+from crossroot.fetch import Digest, NotFound, Verified, cached, download, open_local, read_small, shown
 from crossroot.lock import Lock
 from crossroot.profiles import Profile
 from crossroot.request import Request
 from crossroot.tasks import task
 
 _SIGNATURE_LIMIT = 64 << 10  # bytes
+_ORIGIN = ("source", "mirror", "branch")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def _fetch_locked(lock: Lock, cache: Path) -> Archive:
 
 
 def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Archive:
-    """The newest minirootfs of the profile's branch."""
+    """The newest minirootfs of the profile's branch, or the one that is pinned."""
+    if digest and not profile.keyring and (archive := _known(profile, digest, cache)):
+        return archive
     release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
     with task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
         verified = download(
@@ -62,7 +67,46 @@ def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Arch
         )
     if profile.keyring:
         alpine.verify_signature(verified, _signature(release), Path(profile.keyring))
-    return Archive(verified, shown(release.urls[0]), release.mirror, release.branch)
+    archive = Archive(verified, shown(release.urls[0]), release.mirror, release.branch)
+    _remember(archive, profile, cache)
+    return archive
+
+
+# A pinned archive in the cache needs no index, and so no network, if it is known where it came from.
+
+
+def _remember(archive: Archive, profile: Profile, cache: Path) -> None:
+    """Note where the archive came from, beside the blobs."""
+    facts = {"asked": profile.branch, **{key: getattr(archive, key) for key in _ORIGIN}}
+    file = _origin_file(archive.verified, cache)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(facts))
+        part.replace(file)
+    except OSError as error:
+        raise CrossrootError(f"cannot write {file}: {error.strerror}", hint="set CROSSROOT_CACHE") from error
+
+
+def _known(profile: Profile, digest: Digest, cache: Path) -> Archive | None:
+    """The pinned archive, if the cache has it and it came from that branch of one of the profile's mirrors."""
+    verified = cached(digest, cache)
+    if verified is None:
+        return None
+    try:
+        facts = json.loads(_origin_file(verified, cache).read_text())
+        mirrors = [mirror.rstrip("/") for mirror in profile.mirrors]
+        if facts["asked"] == profile.branch and facts["mirror"] in mirrors:
+            source, mirror, branch = (str(facts[key]) for key in _ORIGIN)
+            return Archive(verified, source, mirror, branch)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the mirror knows
+    verified.file.close()
+    return None
+
+
+def _origin_file(verified: Verified, cache: Path) -> Path:
+    return cache / "origins" / verified.sha512
 
 
 def _signature(release: alpine.Release) -> bytes:

@@ -100,7 +100,9 @@ def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = 
     else:
         filled = fill.from_archive(request, unfinished / "rootfs", cache)
     root = _root(request, unfinished, filled, created)
-    if wanted.packages(request) and not filled.packages:
+    # The archive alone may be all that a lock asks for, which needs no network then.
+    complete = filled.packages or (request.lock and fill.look(root).packages == request.lock.packages)
+    if wanted.packages(request) and not complete:
         with fill.naming_what_is_gone(request, root):
             packages.add(root, wanted.packages(request), cache, request.qemu)
     for hook in profile.hooks:

@@ -139,6 +139,12 @@ def download(
             return _publish(cache, part, _fetch_from_any(urls, part, wanted))
 
 
+def cached(digest: Digest, cache: Path) -> Verified | None:
+    """The file `digest` means, if the cache has it intact; a damaged one is deleted."""
+    with _explain_cache_errors(cache):
+        return _cached(cache, digest)
+
+
 def read_small(url: str, *, limit: int) -> bytes:
     """The content of a small file, an index or a signature, of at most `limit` bytes; never cached.
 

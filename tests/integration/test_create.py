@@ -222,6 +222,13 @@ def test_a_pinned_hash_beats_that_of_the_mirror(crossroot: Crossroot, server: ht
     expect.roots(crossroot.store)
     env = write_profile(crossroot, text.format(server.url, right))
     crossroot.run("create", "mine", env=env, check=True)
+    before, requests = info(crossroot, "mine"), len(server.seen)
+    crossroot.run("create", "mine", "--force", env=env, check=True)
+    assert len(server.seen) == requests, "the archive is in the cache, and known to be the right one"
+    assert {**info(crossroot, "mine"), "created": before["created"]} == before
+    elsewhere = text.format("http://127.0.0.1:9", right)
+    result = crossroot.run("create", "mine", "--force", env=write_profile(crossroot, elsewhere))
+    expect.error(result, "no connection to the server")
 
 
 # Replacing

@@ -116,6 +116,13 @@ def test_two_creations_from_one_lock_are_the_same_tree(crossroot: Crossroot, loc
     assert "worker" in crossroot.run("run", "mine", "--", "cat", "/etc/shadow", check=True).stdout
 
 
+def test_a_lock_of_the_archive_alone_needs_no_network(crossroot: Crossroot, alpine: Alpine) -> None:
+    crossroot.run("lock", "mine", "-o", "mine.lock", env=alpine.profile(crossroot, ""), check=True)
+    requests = len(alpine.server.seen)
+    crossroot.run("create", "--locked", "mine.lock", check=True)
+    assert len(alpine.server.seen) == requests
+
+
 @pytest.mark.root
 def test_root_and_an_ordinary_user_make_the_same_tree(
     crossroot: Crossroot, locked: Path, user: Identity, scratch: Path, folders_to_remove: list[Path]
