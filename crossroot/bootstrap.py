@@ -23,7 +23,7 @@ from crossroot import lock as locks
 from crossroot import request as wanted
 from crossroot.distros import debian
 from crossroot.errors import EXIT_FAILED, CrossrootError
-from crossroot.fill import INTERRUPTED, Filled
+from crossroot.fill import INTERRUPTED
 from crossroot.lock import Lock
 from crossroot.metadata import Root
 from crossroot.request import Request
@@ -91,20 +91,14 @@ def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = 
     # Before the download, so that a missing emulator costs nobody the wait.
     mirrors = profile.mirrors if profile.distro == "alpine" else ()
     handler = handlers.choose(profile.arch, profile.binfmt, request.qemu, qemu_version, mirrors)
+    root = _root(request, unfinished, created)
     if request.archive is None and profile.distro in debian.DISTROS:
-        filled = fill.by_mmdebstrap(request, unfinished / "rootfs", cache, handler, keep_lists=keep_lists)
+        root = fill.by_mmdebstrap(request, root, cache, handler, keep_lists=keep_lists)
     elif request.archive is None and profile.source == "packages":
-        filled = fill.from_packages(
-            request, unfinished / "rootfs", cache, lambda filled: _root(request, unfinished, filled, created)
-        )
+        root = fill.from_packages(request, root, cache)
     else:
-        filled = fill.from_archive(request, unfinished / "rootfs", cache)
-    root = _root(request, unfinished, filled, created)
-    # The archive alone may be all that a lock asks for, which needs no network then.
-    complete = filled.packages or (request.lock and fill.look(root).packages == request.lock.packages)
-    if wanted.packages(request) and not complete:
-        with fill.naming_what_is_gone(request, root):
-            packages.add(root, wanted.packages(request), cache, request.qemu)
+        root = fill.from_archive(request, root, cache)
+        _add_packages(request, root, cache)
     for hook in profile.hooks:
         title = hook.strip().splitlines()[0]
         _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
@@ -113,9 +107,16 @@ def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = 
     return root
 
 
+def _add_packages(request: Request, root: Root, cache: Path) -> None:
+    """Install those of the profile, or of the lock, which may all be in the archive: that needs no network then."""
+    names = wanted.packages(request)
+    if names and not (request.lock and fill.look(root).packages == request.lock.packages):
+        with fill.naming_what_is_gone(request, root):
+            packages.add(root, names, cache, request.qemu)
+
+
 def _settle(root: Root, lock: Lock) -> None:
     """Check that the root is what the lock says, and remove what differs between two creations."""
-
     locks.check(lock, fill.look(root).packages)
 
     def work(_: Progress) -> None:
@@ -132,18 +133,19 @@ def _needed_qemu(packages: Sequence[str]) -> str:
     return next((_NEEDED_QEMU[name] for name in packages if name in _NEEDED_QEMU), "")
 
 
-def _root(request: Request, unfinished: Path, filled: Filled, created: str) -> Root:
+def _root(request: Request, unfinished: Path, created: str) -> Root:
+    """The root as the profile has it; what it is made of is not known yet."""
     profile = request.profile
     return Root(
         name=request.name,
         folder=str(unfinished),
         arch=profile.arch.name,
-        distro=filled.distro,
-        branch=filled.branch,
-        version=filled.version,
-        source=filled.source,
-        sha512=filled.sha512,
-        mirror=filled.mirror,
+        distro="",
+        branch="",
+        version="",
+        source="",
+        sha512="",
+        mirror="",
         created=created,
         id_map=namespaces.own_id_map(),
         env=profile.env,

@@ -1,5 +1,7 @@
 """Fill an empty rootfs: from an archive, from Alpine's signed packages, or by mmdebstrap.
 
+Each way takes the root as the profile has it, and gives it with what is known of its content.
+
 All that is written into a rootfs is written by a child that is confined to it.
 """
 
@@ -9,9 +11,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +40,22 @@ _MOUNT_POINTS = {"/dev": 0o755, "/proc": 0o555, "/sys": 0o555, "/tmp": 0o1777}
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+-]{0,39}")  # os-release(5): what ID and VERSION_ID are made of
 
 
-@dataclass(frozen=True)
-class Filled:
-    """What a rootfs was filled with: texts as in `Root`. packages: whether those of the profile are among it."""
-
-    distro: str
-    branch: str
-    version: str
-    source: str
-    sha512: str
-    mirror: str
-    packages: bool = False
-
-
-def from_archive(request: Request, rootfs: Path, cache: Path) -> Filled:
-    """Fill `rootfs` from an archive: the one that is asked for, or the newest of the profile's branch."""
+def from_archive(request: Request, root: Root, cache: Path) -> Root:
+    """From an archive: the one that is asked for, or the newest of the profile's branch."""
     id_map = namespaces.own_id_map()
     if id_map is not None and id_map.single:
         ui.note(f"all files of this root will belong to you alone: {namespaces.single_id_reason()}")
     archive = archives.fetch(request, cache)
     with archive.verified:
-        facts = _unpack(request, archive, rootfs, keep_owners=id_map is None or not id_map.single)
+        facts = _unpack(request, archive, root.rootfs, keep_owners=id_map is None or not id_map.single)
     _check_arch(request.profile.arch, facts, archive.source)
-    return Filled(
-        facts["distro"],
-        archive.branch,
-        facts["version"],
-        archive.source,
-        archive.verified.sha512,
-        archive.mirror,
+    return root.but(
+        distro=facts["distro"],
+        branch=archive.branch,
+        version=facts["version"],
+        source=archive.source,
+        sha512=archive.verified.sha512,
+        mirror=archive.mirror,
     )
 
 
@@ -128,15 +116,11 @@ def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:
     raise CrossrootError(f"{source} is a rootfs for {held}, not for {arch.name}", hint=f"crossroot create {held} …")
 
 
-def from_packages(request: Request, rootfs: Path, cache: Path, describe: Callable[[Filled], Root]) -> Filled:
-    """Fill the rootfs with signed packages alone: what a minirootfs consists of, and those of the profile.
-
-    describe: gives the root that a session can run in, as far as it is known.
-    """
+def from_packages(request: Request, root: Root, cache: Path) -> Root:
+    """From signed packages alone: what a minirootfs consists of, and those of the profile."""
     profile = request.profile
     branch = request.lock.branch if request.lock else profile.branch
     mirror = alpine.find_repositories(profile.arch, branch, [request.lock.mirror] if request.lock else profile.mirrors)
-    source = f"packages of {shown(mirror)}/{branch}"
     files = {
         "/etc/resolv.conf": session.resolver_configuration(),
         "/etc/apk/repositories": wanted.repositories(request, mirror, branch),
@@ -144,7 +128,7 @@ def from_packages(request: Request, rootfs: Path, cache: Path, describe: Callabl
     }
 
     def prepare(_: Progress) -> None:
-        os.chroot(rootfs)
+        os.chroot(root.rootfs)
         os.chdir("/")
         os.umask(0o022)
         for name, content in files.items():
@@ -154,29 +138,27 @@ def from_packages(request: Request, rootfs: Path, cache: Path, describe: Callabl
             os.chmod(folder, mode)
 
     def look(_: Progress) -> str:
-        os.chroot(rootfs)
+        os.chroot(root.rootfs)
         os.chdir("/")
         version = _word(guest.os_release().get("VERSION_ID", ""))
         write("/etc/apk/repositories", wanted.repositories(request, mirror, alpine.branch_of(version, branch)))
         return version
 
-    id_map = namespaces.own_id_map()
-    namespaces.call(prepare, id_map=id_map)
-    filled = Filled("alpine", branch, "", source, "", mirror, packages=True)
-    root = describe(filled)
+    namespaces.call(prepare, id_map=root.id_map)
+    root = root.but(distro="alpine", branch=branch, source=f"packages of {shown(mirror)}/{branch}", mirror=mirror)
     with naming_what_is_gone(request, root):
         packages.initialise(root, wanted.packages(request), cache, request.qemu)
-    version: str = namespaces.call(look, id_map=id_map)
-    return dataclasses.replace(filled, version=version, branch=alpine.branch_of(version, branch))
+    version: str = namespaces.call(look, id_map=root.id_map)
+    return root.but(version=version, branch=alpine.branch_of(version, branch))
 
 
-def by_mmdebstrap(request: Request, rootfs: Path, cache: Path, handler: Handler, *, keep_lists: bool) -> Filled:
-    """Fill the rootfs of Debian or Ubuntu, packages included.
+def by_mmdebstrap(request: Request, root: Root, cache: Path, handler: Handler, *, keep_lists: bool) -> Root:
+    """From the packages of Debian or Ubuntu, with those of the profile.
 
     handler: runs the programs of its arch. keep_lists: whether apt's lists of packages stay.
     """
     profile, lock = request.profile, request.lock
-    id_map = namespaces.own_id_map()
+    id_map = root.id_map
     if id_map is None and handler.scope == "private":
         id_map = namespaces.identity_map()
     recipe = debian.Recipe(
@@ -192,15 +174,21 @@ def by_mmdebstrap(request: Request, rootfs: Path, cache: Path, handler: Handler,
         keep_lists=keep_lists,
     )
     if lock is None:
-        made = debian.bootstrap(recipe, rootfs, handler, id_map)
+        made = debian.bootstrap(recipe, root.rootfs, handler, id_map)
     else:
-        repository = rootfs.parent / "repository"
+        repository = root.path / "repository"
         mirrors = dict.fromkeys((*debian.archives(recipe), *lock.archives))
         deb_repository.make(repository, lock, list(mirrors), cache)
         exact = debian.Exact(repository, lock.sources, lock.keys.get(debian.KEYRING_NAME, b""), lock.seconds)
-        made = debian.rebuild(recipe, exact, rootfs, handler, id_map)
+        made = debian.rebuild(recipe, exact, root.rootfs, handler, id_map)
         shutil.rmtree(repository)
-    return Filled(profile.distro, profile.suite, made.version, made.mirror, "", made.mirror, packages=True)
+    return root.but(
+        distro=profile.distro,
+        branch=profile.suite,
+        version=made.version,
+        source=made.mirror,
+        mirror=made.mirror,
+    )
 
 
 @contextmanager

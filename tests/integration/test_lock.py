@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import apk_repository, archives, expect, http, releases
-from tests.support.apk_repository import Key, Package
+from tests.support import apk_repository, archives, expect, releases
+from tests.support.alpine import Alpine, serve
+from tests.support.apk_repository import Package
 from tests.support.identity import Crossroot, Identity, new_folder
 
 pytestmark = [pytest.mark.emulation, pytest.mark.alpine]
@@ -22,6 +23,7 @@ adduser -D -H worker
 date +%N >/var/log/installed
 date +%N >/etc/machine-id
 """
+TOOLED = 'packages = ["tool"]'
 PACKAGES = [
     Package("tool", "1.0-r0", "riscv64", TOOL, {"post-install": SCRIPT}, ["lib"]),
     Package("lib", "1.0-r0", "riscv64", {"usr/lib/lib": b"library"}),
@@ -29,43 +31,16 @@ PACKAGES = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Alpine:
-    """A mirror with the releases of the tests' mirror and packages of our own, in `folder`."""
-
-    server: http.Server
-    folder: Path
-    branch: str
-    key: Key
-
-    def publish(self, packages: list[Package]) -> None:
-        apk_repository.write(self.folder / self.branch / "main", packages, self.key)
-
-    def profile(self, crossroot: Crossroot, more: str = 'packages = ["tool"]') -> dict[str, str]:
-        """Write a profile `mine` for this mirror; the environment in which crossroot finds it."""
-        folder = crossroot.tmp / "config/crossroot/profiles"
-        folder.mkdir(parents=True, exist_ok=True)
-        key = crossroot.tmp / self.key.name
-        key.write_bytes(self.key.public)
-        text = f'extends = "riscv64"\nmirrors = ["{self.server.url}"]\nkeys = ["{key}"]\n{more}\n'
-        (folder / "mine.toml").write_text(text)
-        return {"XDG_CONFIG_HOME": str(crossroot.tmp / "config")}
-
-
 @pytest.fixture
 def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
-    branch = releases.copy(crossroot.mirror, ["riscv64", releases.HOST], tmp_path)
-    with http.serve(tmp_path) as server:
-        found = Alpine(server, tmp_path, branch, apk_repository.new_key())
-        found.publish(PACKAGES)
-        apk_repository.write(tmp_path / branch / "community", [PACKAGES[2]], found.key)
+    with serve(crossroot, tmp_path, PACKAGES, PACKAGES[2:]) as found:
         yield found
 
 
 @pytest.fixture
 def locked(crossroot: Crossroot, alpine: Alpine) -> Path:
     """A lock of a root with `tool`."""
-    crossroot.run("lock", "mine", "-o", "mine.lock", env=alpine.profile(crossroot), check=True)
+    crossroot.run("lock", "mine", "-o", "mine.lock", env=alpine.profile(crossroot, TOOLED), check=True)
     return crossroot.tmp / "mine.lock"
 
 
@@ -100,7 +75,7 @@ def test_a_lock_has_a_line_for_each_package_in_order(locked: Path) -> None:
 
 
 def test_without_o_the_lock_is_printed(crossroot: Crossroot, alpine: Alpine) -> None:
-    result = crossroot.run("lock", "mine", "--package", "unrelated", env=alpine.profile(crossroot), check=True)
+    result = crossroot.run("lock", "mine", "--package", "unrelated", env=alpine.profile(crossroot, TOOLED), check=True)
     assert "unrelated" in tomllib.loads(result.stdout)["packages"]
 
 
@@ -221,7 +196,9 @@ def test_a_lock_and_a_profile_exclude_each_other(crossroot: Crossroot, tmp_path:
 def test_a_lock_that_cannot_be_made_leaves_the_old_one(crossroot: Crossroot, alpine: Alpine, locked: Path) -> None:
     before = locked.read_bytes()
     alpine.publish([PACKAGES[1]])
-    expect.error(crossroot.run("lock", "mine", "-o", locked, env=alpine.profile(crossroot)), "have no package tool")
+    expect.error(
+        crossroot.run("lock", "mine", "-o", locked, env=alpine.profile(crossroot, TOOLED)), "have no package tool"
+    )
     assert locked.read_bytes() == before
     expect.roots(crossroot.store)
 
@@ -237,6 +214,6 @@ def test_a_device_is_written_to_and_not_replaced(crossroot: Crossroot, alpine: A
     fifo = crossroot.tmp / "fifo"
     crossroot.identity.run(["mkfifo", fifo], check=True)
     with subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE, text=True) as reader:
-        crossroot.run("lock", "mine", "-o", fifo, env=alpine.profile(crossroot), check=True)
+        crossroot.run("lock", "mine", "-o", fifo, env=alpine.profile(crossroot, TOOLED), check=True)
         assert tomllib.loads(reader.communicate()[0])["packages"]
     assert fifo.is_fifo()

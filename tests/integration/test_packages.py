@@ -6,14 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import apk_repository, archives, expect, http, releases
-from tests.support.apk_repository import Key, Package
+from tests.support.alpine import Alpine, serve
+from tests.support.apk_repository import Package
 from tests.support.identity import Crossroot
 
 pytestmark = [pytest.mark.emulation, pytest.mark.alpine]
@@ -39,19 +39,6 @@ PACKAGES = [
 ]
 
 
-@dataclass(frozen=True)
-class Alpine:
-    """A mirror with the releases of the tests' mirror and packages of our own, in `folder`."""
-
-    server: http.Server
-    folder: Path
-    branch: str
-    key: Key
-
-    def publish(self, packages: Sequence[Package], repository: str = "main", key: Key | None = None) -> None:
-        apk_repository.write(self.folder / self.branch / repository, packages, key or self.key)
-
-
 @pytest.fixture
 def crossroot(crossroot: Crossroot) -> Crossroot:
     """With an empty cache, too."""
@@ -60,12 +47,8 @@ def crossroot(crossroot: Crossroot) -> Crossroot:
 
 @pytest.fixture
 def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
-    branch = releases.copy(crossroot.mirror, ["riscv64", releases.HOST], tmp_path)
-    with http.serve(tmp_path) as server:
-        found = Alpine(server, tmp_path, branch, apk_repository.new_key())
-        found.publish(PACKAGES)
-        found.publish([Package("other", "1.0-r0", "riscv64")], "community")
-        changed = tmp_path / branch / "main/riscv64/changed-1.0-r0.apk"
+    with serve(crossroot, tmp_path, PACKAGES, [Package("other", "1.0-r0", "riscv64")]) as found:
+        changed = tmp_path / found.branch / "main/riscv64/changed-1.0-r0.apk"
         changed.write_bytes(changed.read_bytes()[:-20] + bytes(20))
         yield found
 
@@ -91,20 +74,9 @@ def secure(alpine: Alpine, tmp_path: Path) -> Iterator[Alpine]:
 @pytest.fixture
 def root(crossroot: Crossroot, alpine: Alpine) -> Crossroot:
     """With a root riscv64 that trusts the mirror's packages."""
-    env = write_profile(crossroot, alpine)
+    env = alpine.profile(crossroot)
     crossroot.run("create", "mine", "--name", "riscv64", env=env, check=True)
     return crossroot
-
-
-def write_profile(crossroot: Crossroot, alpine: Alpine, more: str = "", extends: str = "riscv64") -> dict[str, str]:
-    """Write a profile `mine` with the mirror and its key; the environment in which crossroot finds it."""
-    folder = crossroot.tmp / "config/crossroot/profiles"
-    folder.mkdir(parents=True, exist_ok=True)
-    key = crossroot.tmp / alpine.key.name
-    key.write_bytes(alpine.key.public)
-    text = f'extends = "{extends}"\nmirrors = ["{alpine.server.url}"]\nkeys = ["{key}"]\n{more}\n'
-    (folder / "mine.toml").write_text(text)
-    return {"XDG_CONFIG_HOME": str(crossroot.tmp / "config")}
 
 
 def rootfs(crossroot: Crossroot, name: str = "riscv64") -> Path:
@@ -140,7 +112,7 @@ def test_a_root_is_made_from_packages_over_https(crossroot: Crossroot, secure: A
     secure.publish([*PACKAGES, *releases.as_packages(secure.folder, "riscv64")])
     # /etc/hosts, as an empty root does not know localhost.
     more = 'source = "packages"\npackages = ["libhello"]\nbinds = ["/etc/hosts"]'
-    env = write_profile(crossroot, secure, more)
+    env = secure.profile(crossroot, more)
     certificate = crossroot.tmp / "tls.pem"
     certificate.write_bytes((secure.folder / "tls.pem").read_bytes())
     crossroot.run("create", "mine", env={**env, "REQUESTS_CA_BUNDLE": str(certificate)}, check=True)
@@ -156,7 +128,7 @@ def test_the_tool_is_fetched_once_and_is_no_root_of_the_user(root: Crossroot, al
 
 
 def test_packages_are_downloaded_once_for_several_roots(root: Crossroot, alpine: Alpine) -> None:
-    env = write_profile(root, alpine)
+    env = alpine.profile(root)
     root.run("create", "mine", "--package", "libhello", env=env, check=True)
     root.run("install", "riscv64", "libhello", check=True)
     downloads = [path for path in alpine.server.paths() if path.endswith("/libhello-1.0-r0.apk")]
@@ -176,7 +148,7 @@ def test_a_root_answers_to_other_names_of_its_arch(crossroot: Crossroot, alpine:
         pytest.fail("the mirror of the tests has no aarch64")
     releases.copy(crossroot.mirror, ["aarch64"], alpine.folder)
     alpine.publish([Package("tool", "1.0-r0", "aarch64", {"usr/bin/tool": b"#!/bin/sh\nuname -m\n"})])
-    env = write_profile(crossroot, alpine, extends="aarch64")
+    env = alpine.profile(crossroot, extends="aarch64")
     crossroot.run("create", "mine", "--name", "aarch64", env=env, check=True)
     crossroot.run("install", "arm64", "tool", check=True)
     assert crossroot.run("run", "aarch64", "--", "tool").stdout == "aarch64\n"
@@ -195,7 +167,7 @@ def test_a_root_is_made_of_signed_packages_alone(crossroot: Crossroot, alpine: A
     own = alpine.folder / "own"
     apk_repository.write(own, [Package("extra", "1.0-r0", "riscv64", {"usr/bin/extra": b"x"})], alpine.key)
     more = f'source = "packages"\nrepositories = ["{alpine.server.url}/own"]\npackages = ["hello", "extra"]\n'
-    env = write_profile(crossroot, alpine, more)
+    env = alpine.profile(crossroot, more)
     crossroot.run("create", "mine", env=env, check=True)
     assert not [path for path in alpine.server.paths() if path.endswith("riscv64.tar.gz")]
     assert crossroot.run("run", "mine", "--", "hello").stdout == "hello\n"
