@@ -26,6 +26,7 @@ from pathlib import Path
 from crossroot import arch, bootstrap, enter, namespaces, profiles, session, store
 from crossroot.distros import alpine, apk_native
 from crossroot.metadata import Root
+from crossroot.request import Request
 from tests.support import apk_repository
 
 GOAL = 3.0
@@ -62,17 +63,22 @@ def measure(folder: Path, mirror: str, name: str, rounds: int) -> tuple[list[flo
     apk_repository.write(folder / "repository", [large_package(name)], key)
     (folder / key.name).write_bytes(key.public)
     profile = profiles.Profile(name="bench", arch=arch.find(name), mirrors=(mirror,), keys=(str(folder / key.name),))
-    request = bootstrap.Request(name="bench", profile=profile)
     times: dict[str, list[float]] = {"native": [], "emulated": []}
-    for each in range(rounds):
-        for kind, measured in times.items():
-            root = bootstrap.create(request, folder / "store", folder / "cache")  # a new one, as files come new to it
-            try:
+    names = []
+    try:
+        for each in range(rounds):
+            for kind, measured in times.items():
+                # A new one, as files come new to it. None is removed before the end: to find an inode, ext4 passes by
+                # each that was freed in the last seconds (recently_deleted in fs/ext4/ialloc.c).
+                names.append(f"{kind}{each}")
+                request = Request(name=names[-1], profile=profile)
+                root = bootstrap.create(request, folder / "store", folder / "cache")
                 seconds, spent = install(root, folder, mirror, native=kind == "native")
-            finally:
-                store.remove("bench", folder / "store", force=False)
-            measured.append(seconds)
-            print(f"round {each + 1}, {kind}: {seconds:.2f} s, {spent:.2f} s of them on a CPU", flush=True)
+                measured.append(seconds)
+                print(f"round {each + 1}, {kind}: {seconds:.2f} s, {spent:.2f} s of them on a CPU", flush=True)
+    finally:
+        for root_name in names:
+            store.remove(root_name, folder / "store", force=False)
     return times["native"], times["emulated"]
 
 
