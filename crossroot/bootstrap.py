@@ -24,6 +24,7 @@ from crossroot import request as wanted
 from crossroot.distros import debian
 from crossroot.errors import EXIT_FAILED, CrossrootError
 from crossroot.fill import INTERRUPTED
+from crossroot.installed import Pin
 from crossroot.lock import Lock
 from crossroot.metadata import Root
 from crossroot.request import Request
@@ -53,7 +54,9 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
     request: its name is that of a root which is not there. Raises CrossrootError as `create`.
     """
     with store.create(request.name, store_folder, replace=False) as unfinished:
-        root = make(request, unfinished, cache, keep_lists=True)
+        root = _fill(request, unfinished, cache, keep_lists=True)
+        before = fill.look(root).packages
+        _finish(request, root)
         found = fill.look(root)
         sources = namespaces.call(lambda _: _sources(root), id_map=root.id_map)
     made = Lock(
@@ -65,7 +68,8 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
         made=metadata.timestamp(),
         world=found.world,
         keys=wanted.keys(request),
-        packages=found.packages,
+        # A hook may have removed the lists that have their digests.
+        packages={name: _known(pin, before.get(name, pin)) for name, pin in found.packages.items()},
         sources=tuple(sources["lines"]),
         archives=tuple(sources["uris"]),
     )
@@ -83,8 +87,20 @@ def _sources(root: Root) -> dict[str, list[str]]:
     return {"lines": lines, "uris": list(uris)}
 
 
-def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = False) -> Root:
-    """Make the root in the folder `unfinished`, whole but not published. keep_lists: those of Debian's apt."""
+def make(request: Request, unfinished: Path, cache: Path) -> Root:
+    """Make the root in the folder `unfinished`, whole but not published."""
+    root = _fill(request, unfinished, cache)
+    _finish(request, root)
+    return root
+
+
+def _known(pin: Pin, before: Pin) -> Pin:
+    """The pin, with what was known of the same version before."""
+    return pin if pin.digest or pin.version != before.version else before
+
+
+def _fill(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = False) -> Root:
+    """Make the root in the folder `unfinished`, with all packages. keep_lists: those of Debian's apt."""
     profile = request.profile
     qemu_version = profile.qemu_version or _needed_qemu(profile.packages)
     created = metadata.timestamp()  # before anything is written: `export` tells by it what came from the archive
@@ -99,12 +115,16 @@ def make(request: Request, unfinished: Path, cache: Path, *, keep_lists: bool = 
     else:
         root = fill.from_archive(request, root, cache)
         _add_packages(request, root, cache)
-    for hook in profile.hooks:
+    return root
+
+
+def _finish(request: Request, root: Root) -> None:
+    """Run the hooks, after which the root is whole but not published."""
+    for hook in request.profile.hooks:
         title = hook.strip().splitlines()[0]
         _run_inside(root, request.qemu, ["/bin/sh", "-ec", hook], f"the hook '{title}'")
     if request.lock:
         _settle(root, request.lock)
-    return root
 
 
 def _add_packages(request: Request, root: Root, cache: Path) -> None:

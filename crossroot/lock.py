@@ -187,7 +187,7 @@ def check_digests(lock: Lock) -> None:
     if unknown := [f"{name} {pin.version}" for name, pin in sorted(lock.packages.items()) if not pin.digest]:
         raise CrossrootError(
             f"apt's lists in the root do not have {_several(unknown)}",
-            hint="if a hook installed it, name it under packages instead, or leave /var/lib/apt/lists as apt made it",
+            hint="if a hook installed it, name it under packages instead, or let the hook keep /var/lib/apt/lists",
         )
 
 

@@ -28,12 +28,13 @@ pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
 NATIVE = arch.find(os.uname().machine)
 NO_NETWORK = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
 
-# Of the smallest kind, with a package that makes an account, and a hook that leaves the time of the creation.
+# Of the smallest kind, with a package that makes an account, and hooks that leave the time of the creation, and remove
+# the lists that the lock is made from.
 PROFILE = f"""
 extends = "debian-{NATIVE.debian}"
 variant = "essential"
 packages = ["hello", "dbus-system-bus-common"]
-hooks = ["date +%N >/var/log/made; date +%N >/etc/machine-id"]
+hooks = ["date +%N >/var/log/made; date +%N >/etc/machine-id", "rm -rf /var/lib/apt/lists/*"]
 """
 
 
