@@ -450,6 +450,11 @@ def _explained(recipe: Recipe, program: str, status: int, output: str) -> Crossr
             f"{recipe.trusted} has no valid key for {recipe.suite}, it may be too old for it",
             hint=f"{cure}; or get the {package} of {recipe.suite} and name its keyring in the profile",
         )
+    if found := re.search(r"Release file for (\S+) is expired", output):
+        return CrossrootError(
+            f"{fetch.shown(found[1])} has expired: the mirror is not updated any more, or it is a snapshot",
+            hint="name another mirror with --mirror URL",
+        )
     if "does not have a Release file" in output:
         return _no_suite(recipe, "the mirror")
     if re.search(r"did not find any ind|doesn't support architecture", output):

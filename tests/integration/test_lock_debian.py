@@ -114,6 +114,7 @@ def check(instance: Crossroot, name: str, locked: Path) -> None:
 
 
 @AS_ROOT
+@pytest.mark.long
 @pytest.mark.emulation
 def test_a_foreign_root_is_locked_and_made_again(crossroot: Crossroot) -> None:
     env = write_profile(crossroot, "foreign", 'extends = "debian-riscv64"\nvariant = "essential"\n')

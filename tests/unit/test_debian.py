@@ -241,6 +241,11 @@ def test_of_long_output_the_end_is_kept(capfd: pytest.CaptureFixture[str]) -> No
             "the mirror is being updated",
             "try again later",
         ),
+        (
+            "E: Release file for http://m/dists/sid/InRelease is expired (invalid since 18d 5h 31min 43s).",
+            "http://m/dists/sid/InRelease has expired",
+            "--mirror URL",
+        ),
         ("dpkg: error: cannot copy: No space left on device", "no space left", "CROSSROOT_STORE"),
         ("E: something else", "mmdebstrap failed with status 25", "its own output is above"),
     ],
