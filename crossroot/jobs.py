@@ -31,6 +31,7 @@ DONE, FAILED, ERROR, CANCELLED = "done", "failed", "error", "cancelled"
 ENDS = (DONE, FAILED, ERROR, CANCELLED)
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PAUSING = (signal.SIGTSTP, signal.SIGCONT)
 _LONGEST_LINE = 64 << 10  # bytes; a longer one is passed on in pieces
 _CHUNK = 64 << 10
 # Control sequences of a terminal (ECMA-48, 5.4) and those that set a title, then all other escapes.
@@ -85,11 +86,11 @@ def run(
     """Run all jobs to their ends, at most `at_once` at a time; how each ended, and the signal that ended all early.
 
     fail_fast: cancel the others when one does not pass. SIGINT, SIGTERM, SIGHUP and SIGQUIT cancel all; a second one
-    kills them at once.
+    kills them at once. SIGTSTP stops all sessions, and us, until SIGCONT.
     """
-    with closing(attend.Signals(_ENDING)) as signals, selectors.DefaultSelector() as selector:
+    with closing(attend.Signals((*_ENDING, *_PAUSING))) as signals, selectors.DefaultSelector() as selector:
         crew = _Crew(display, selector, {job.name: State(job.name) for job in jobs})
-        selector.register(signals.arrived, selectors.EVENT_READ, lambda: crew.on_signals(signals.read()))
+        selector.register(signals.arrived, selectors.EVENT_READ, lambda: crew.on_signals(signals))
         try:
             crew.run(jobs, at_once, fail_fast)
         finally:
@@ -167,12 +168,21 @@ class _Crew:
                 if state.phase == WAITING:
                     self._change(state.name, phase=CANCELLED)
 
-    def on_signals(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            if self.ended_by is not None:
-                self.kill_at = time.monotonic()
-            self.ended_by = self.ended_by or signal.Signals(number)
-            self.cancel()
+    def on_signals(self, signals: attend.Signals) -> None:
+        while numbers := signals.read():  # again, as the SIGCONT after a stop has been read already
+            for number in numbers:
+                self._on_signal(signal.Signals(number), signals)
+
+    def _on_signal(self, number: signal.Signals, signals: attend.Signals) -> None:
+        if number in _PAUSING:
+            self._signal_all(number)  # who makes a root is in an orphaned process group, and goes on
+            if number == signal.SIGTSTP:
+                signals.stop()
+            return
+        if self.ended_by is not None:
+            self.kill_at = time.monotonic()
+        self.ended_by = self.ended_by or number
+        self.cancel()
 
     def kill(self) -> None:
         """End at once those that still run."""

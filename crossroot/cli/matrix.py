@@ -16,6 +16,7 @@ import typer
 from crossroot import capacity, job_display, jobs, junit, layout, output, paths, profiles, session, store, ui
 from crossroot.cli import complete, roots, sessions
 from crossroot.cli.sessions import (
+    Accelerate,
     Bind,
     Binfmt,
     Env,
@@ -80,6 +81,7 @@ def matrix(
     qemu_version: QemuVersion = "",
     ephemeral: Ephemeral = False,
     size: Size = "",
+    accelerate: Accelerate = None,
 ) -> int:
     """Run a command in many roots side by side, and create those that are missing.
 
@@ -94,14 +96,14 @@ def matrix(
     """
     wanted = sessions.wanted_emulator(qemu, qemu_sha256, qemu_version)
     overlay = sessions.overlay_size(ephemeral, size)
-    options = sessions.options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay)
+    options = sessions.options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
     entries = _entries(names, options)
-    folder = _log_folder(logs)
     with ExitStack() as files:
         # The file first, so that one that cannot be written costs nobody the wait.
         report = files.enter_context(output.written(junit_file)) if junit_file else None
+        folder = _log_folder(logs)
         opened = {entry.name: files.enter_context(_open_log(folder, entry.name)) for entry in entries}
         todo = [_job(entry, options, command, opened[entry.name]) for entry in entries]
         live = sys.stderr.isatty() and (as_json or sys.stdout.isatty())

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.test_terminal import PROMPT, terminal_of
 from tests.support import archives, expect, http
-from tests.support.host import wait_until
+from tests.support.host import read_of, wait_until
 from tests.support.identity import Crossroot
 
 pytestmark = pytest.mark.emulation
@@ -258,6 +258,28 @@ def test_ctrl_c_on_a_terminal_ends_all(crossroot: Crossroot, arches: list[str], 
         terminal.type("echo status $?")
         terminal.wait_for("status 130")
         assert sum("cancelled" in line for line in terminal.lines()) == 2
+
+
+def test_ctrl_z_stops_all_until_it_is_continued(crossroot: Crossroot, logs: Path) -> None:
+    crossroot.create("riscv64")
+    log = logs / "riscv64.log"
+    with terminal_of(crossroot) as terminal:
+        script = "while test ! -e end; do echo x; sleep 0.05; done"
+        terminal.run("matrix", "riscv64", "--logs", str(logs), "--", "sh", "-c", script)
+        wait_until(lambda: log.exists() and log.stat().st_size > 0)
+        terminal.press("C-z")
+        terminal.wait_for_prompt(PROMPT)
+
+        def stopped() -> int:
+            """How many processes of the matrix are stopped, itself and its jobs."""
+            pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+            states = [read_of(pid, "stat") for pid in pids if str(logs) in read_of(pid, "cmdline")]
+            return sum(state.rpartition(")")[2].split()[:1] == ["T"] for state in states)
+
+        wait_until(lambda: stopped() == 2)
+        (crossroot.tmp / "end").touch()
+        terminal.type("fg; echo status $?")
+        terminal.wait_for("status 0")
 
 
 def test_creations_on_a_terminal(crossroot: Crossroot, arches: list[str]) -> None:
