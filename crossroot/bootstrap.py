@@ -48,6 +48,14 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     return metadata.open_root(request.name, store_folder)
 
 
+def prepare() -> None:
+    """Import what `create` imports late, for processes forked after this."""
+    from crossroot import fetch, unpack
+
+    fetch.prepare()
+    unpack.prepare()
+
+
 def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
     """The lock of the root that `create` would make. It is made, looked at, and deleted again.
 

@@ -110,6 +110,11 @@ class Verified:
         self.file.close()
 
 
+def prepare() -> None:
+    """Import what downloads need beyond this module's own imports: processes forked after this need not, each."""
+    import requests  # noqa: F401
+
+
 def download(
     urls: Sequence[str],
     digest: Digest | None,

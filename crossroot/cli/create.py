@@ -145,6 +145,7 @@ def _create_several(requests: Sequence["Request"]) -> int:
         _tell(bootstrap.create(request, paths.store(), paths.cache()))
         return 0
 
+    bootstrap.prepare()
     live = sys.stderr.isatty()
     with ExitStack() as files:
         logs = {request.name: files.enter_context(tempfile.TemporaryFile(buffering=0)) for request in requests}

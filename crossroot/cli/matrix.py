@@ -100,6 +100,10 @@ def matrix(
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
     entries = _entries(names, options)
+    if any(entry.request for entry in entries):
+        from crossroot import bootstrap
+
+        bootstrap.prepare()
     with ExitStack() as files:
         # The file first, so that one that cannot be written costs nobody the wait.
         report = files.enter_context(output.written(junit_file)) if junit_file else None
