@@ -1,5 +1,5 @@
-# `make demo` and `make test` set up everything they need on Debian and Ubuntu: as root, or with sudo.
-# MIRROR=URL names another Alpine mirror for the demo. `make test-long` is what takes minutes and repeats much: kills,
+# `make demo`, `make test` and `make bench` set up everything they need on Debian and Ubuntu: as root, or with sudo.
+# MIRROR=URL names another Alpine mirror for the demo and the measurements, for these also a folder with one. `make test-long` is what takes minutes and repeats much: kills,
 # hostile archives, fuzzing, load; SEED=random, or a number, chooses other moments and inputs than CI does.
 
 # Without the suffix .py the tools don't find it by themselves.
@@ -18,6 +18,10 @@ test: lint
 
 test-long: lint
 	.venv/bin/pytest -m long --seed=$(SEED)
+
+bench:
+	@scripts/setup bench
+	.venv/bin/python -m bench --mirror "$(MIRROR)"
 
 lint:
 	@scripts/setup test
