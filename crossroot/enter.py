@@ -223,7 +223,7 @@ def _be_command(session: Session, identity: Identity, slave: int | None, reporte
         _become(identity, session)
         _change_folder(session.workdir, identity)
         for number in signal.valid_signals():
-            if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) is not None:
+            if signal.getsignal(number) not in (None, signal.SIG_DFL):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         linux.close_on_exec_from(3)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crossroot import deletion, layout, linux, locking, metadata, namespaces, ui
+from crossroot import deletion, launcher, layout, linux, locking, metadata, namespaces, ui
 from crossroot.errors import CrossrootError
 from crossroot.locking import BusyError, Lock, lock_root
 from crossroot.metadata import Root
@@ -98,6 +98,7 @@ def publish(unfinished: Path, root: Root) -> None:
     """
     path = root_path(root.name, unfinished.parent.parent)
     with explaining(unfinished):
+        launcher.write(unfinished)
         write_metadata(unfinished, root.to_json())
         if path.exists():
             linux.exchange(str(unfinished), str(path))

@@ -1,15 +1,11 @@
 """The command line: parse, call, print. The only place that catches errors and decides on the exit status."""
 
-import importlib
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Annotated
 
-import typer
-
-from crossroot import __version__, ui
+from crossroot import ui
 from crossroot.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -17,72 +13,46 @@ from crossroot.errors import (
     EXIT_SIGNAL_BASE,
     CrossrootError,
 )
+from crossroot.linux import signal
 from crossroot.namespaces import describe_os_error
 
-# Command to the module below crossroot.cli and the function or group of commands in it, in the order of the help.
-COMMANDS = {
-    "create": ("create", "create"),
-    "shell": ("sessions", "shell"),
-    "run": ("sessions", "run"),
-    "matrix": ("matrix", "matrix"),
-    "list": ("roots", "list_"),
-    "info": ("roots", "info"),
-    "remove": ("roots", "remove"),
-    "rm": ("roots", "remove"),
-    "clone": ("snapshots", "clone"),
-    "snapshot": ("snapshots", "snapshot"),
-    "snapshots": ("snapshots", "snapshots"),
-    "restore": ("snapshots", "restore"),
-    "install": ("packages", "install"),
-    "upgrade": ("packages", "upgrade"),
-    "lock": ("lock", "lock"),
-    "export": ("export", "export"),
-    "profile": ("profile", "app"),
-    "doctor": ("doctor", "doctor"),
-    "binfmt": ("binfmt", "app"),
-    "emulator": ("emulator", "app"),
-    "ci": ("ci", "ci"),
-}
-HIDDEN = ("rm",)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
-
-def new_app(arguments: list[str]) -> typer.Typer:
-    """The command line, with all commands, or with the one alone that `arguments` call: importing the modules of all
-    would take longer than most commands do."""
-    app = typer.Typer(
-        name="crossroot",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback(epilog="Example: crossroot create riscv64, then: crossroot run riscv64 -- uname -m")(_crossroot)
-    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
-        module, attribute = COMMANDS[name]
-        command = getattr(importlib.import_module(f"crossroot.cli.{module}"), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name, hidden=name in HIDDEN)(command)
-    return app
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"crossroot {__version__}")
-        raise typer.Exit
-
-
-def _crossroot(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """A working userland of another CPU architecture, in one command."""
+_SESSIONS = ("run", "shell")
+_INSIDE = (*_SESSIONS, "matrix")  # which keep the statuses 1 and 2 for the command's own use
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit status; every error ends here as a line on stderr."""
+    inside = bool(arguments) and arguments[0] in _INSIDE
+    return _guarded(lambda: _run(arguments), inside=inside)
+
+
+def enter(folder: str, arguments: list[str]) -> int:
+    """What the launcher in the folder of a root does, see `crossroot.launcher`; as `main`."""
+    name = os.path.basename(folder)
+    os.environ["CROSSROOT_STORE"] = os.path.dirname(os.path.dirname(folder))
+
+    def run() -> int:
+        from crossroot.cli import sessions
+
+        status = sessions.launch(name, arguments)
+        if status is None:
+            # It started Python without site, and typer may be in a folder that only site knows.
+            os.execv(sys.executable, [sys.executable, "-m", "crossroot", "run", name, *arguments])
+        return status
+
+    return _guarded(run, inside=True)
+
+
+def _guarded(run: Callable[[], int], *, inside: bool) -> int:
+    """The status that `run` gives, or that of the error it ends with, which is printed.
+
+    inside: of `_INSIDE`.
+    """
     _open_closed_streams()
     # A caller that ignores it has passed that on, and then children cannot be waited for (wait(2), NOTES).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -90,21 +60,13 @@ def main(arguments: list[str]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
     try:
-        result = typer.main.get_command(new_app(arguments)).main(
-            arguments, prog_name="crossroot", standalone_mode=False
-        )
+        status = run()
         sys.stdout.flush()
+        return status
     except CrossrootError as error:
         ui.error(error.message, error.hint)
-        return _status(arguments, error.exit_code)
-    except typer.TyperException as error:  # what is wrong with the command line itself
-        message = error.format_message()
-        if message.startswith("Usage:"):  # a command group without a command: its help
-            print(message, file=sys.stderr)
-        else:
-            ui.error(message, _usage_hint(arguments))
-        return _status(arguments, error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+        return _status(error.exit_code, inside=inside)
+    except KeyboardInterrupt:
         ui.note("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -113,8 +75,20 @@ def main(arguments: list[str]) -> int:
         return EXIT_FAILED
     except OSError as error:
         ui.error(describe_os_error(error), "check the path and its permissions")
-        return _status(arguments, EXIT_FAILED)
-    return result if isinstance(result, int) else 0
+        return _status(EXIT_FAILED, inside=inside)
+
+
+def _run(arguments: list[str]) -> int:
+    """Sessions are entered without typer if nothing has to be explained."""
+    if arguments and arguments[0] in _SESSIONS:
+        from crossroot.cli import sessions
+
+        status = sessions.start(arguments[0], arguments[1:])
+        if status is not None:
+            return status
+    from crossroot.cli import app
+
+    return app.run(arguments)
 
 
 def _open_closed_streams() -> None:
@@ -133,12 +107,5 @@ def _leave(number: int, _: FrameType | None) -> None:
     raise SystemExit(EXIT_SIGNAL_BASE + number)
 
 
-def _status(arguments: list[str], code: int) -> int:
-    """The exit status for an error; `run`, `shell` and `matrix` keep 1 and 2 for the command's own use."""
-    inside = arguments[:1] in (["run"], ["shell"], ["matrix"])
+def _status(code: int, *, inside: bool) -> int:
     return EXIT_SESSION_FAILED if inside and code < EXIT_SESSION_FAILED else code
-
-
-def _usage_hint(arguments: list[str]) -> str:
-    known = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    return " ".join(word for word in ("crossroot", known, "--help") if word)

@@ -13,7 +13,8 @@ import typer
 
 from crossroot import layout, paths, profiles, store, ui
 from crossroot.cli import complete
-from crossroot.cli.sessions import Binfmt, Qemu, QemuSha256, QemuVersion, check_policy, wanted_emulator
+from crossroot.cli.session_commands import Binfmt, Qemu, QemuSha256, QemuVersion
+from crossroot.cli.sessions import check_policy, wanted_emulator
 from crossroot.errors import EXIT_SIGNAL_BASE, UsageError
 from crossroot.fetch import Digest
 from crossroot.profiles import Profile

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from crossroot import locking, metadata, paths
-from crossroot.cli import complete, roots
+from crossroot.cli import complete, sessions
 from crossroot.errors import UsageError
 
 
@@ -31,5 +31,5 @@ def export(
     if write is None:
         raise UsageError(f"unknown format '{format}'", hint="--format tar or --format oci")
     folder = paths.store()
-    with locking.lock_root(roots.meant(name), folder, exclusive=False, wait=False):
-        write(metadata.open_root(roots.meant(name), folder), output)
+    with locking.lock_root(sessions.meant(name), folder, exclusive=False, wait=False):
+        write(metadata.open_root(sessions.meant(name), folder), output)

@@ -7,7 +7,8 @@ import typer
 
 from crossroot import paths, profiles, store, ui
 from crossroot.cli import complete
-from crossroot.cli.sessions import Qemu, QemuSha256, QemuVersion, wanted_emulator
+from crossroot.cli.session_commands import Qemu, QemuSha256, QemuVersion
+from crossroot.cli.sessions import wanted_emulator
 
 
 def lock(

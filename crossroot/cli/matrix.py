@@ -14,22 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from crossroot import capacity, job_display, jobs, junit, layout, output, paths, profiles, session, store, ui
-from crossroot.cli import complete, roots, sessions
-from crossroot.cli.sessions import (
-    Accelerate,
-    Bind,
-    Binfmt,
-    Env,
-    Ephemeral,
-    NoCwd,
-    NoNetwork,
-    Qemu,
-    QemuSha256,
-    QemuVersion,
-    Size,
-    User,
-    Workdir,
-)
+from crossroot.cli import complete, sessions
+from crossroot.cli.session_commands import with_session_options
 from crossroot.errors import EXIT_SESSION_FAILED, EXIT_SIGNAL_BASE, UsageError
 from crossroot.jobs import State
 from crossroot.namespaces import Reporter
@@ -40,6 +26,7 @@ if TYPE_CHECKING:
 _JUNIT_OUTPUT = 64 << 10  # bytes of the end of each log
 
 
+@with_session_options
 def matrix(
     names: Annotated[
         str,
@@ -69,19 +56,7 @@ def matrix(
     junit_file: Annotated[
         str | None, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
     ] = None,
-    bind: Bind = None,
-    env: Env = None,
-    user: User = "",
-    workdir: Workdir = "",
-    no_network: NoNetwork = False,
-    no_cwd: NoCwd = False,
-    binfmt: Binfmt = "",
-    qemu: Qemu = "",
-    qemu_sha256: QemuSha256 = "",
-    qemu_version: QemuVersion = "",
-    ephemeral: Ephemeral = False,
-    size: Size = "",
-    accelerate: Accelerate = None,
+    **values: Any,
 ) -> int:
     """Run a command in many roots side by side, and create those that are missing.
 
@@ -94,9 +69,7 @@ def matrix(
       crossroot matrix riscv64,s390x -j 2 --fail-fast --junit results.xml -- ./test.sh
       crossroot matrix riscv64,aarch64 --json -- uname -m | jq -r '.[] | select(.status != 0) | .name'
     """
-    wanted = sessions.wanted_emulator(qemu, qemu_sha256, qemu_version)
-    overlay = sessions.overlay_size(ephemeral, size)
-    options = sessions.options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
+    options = sessions.session_options(values)
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
     entries = _entries(names, options)
@@ -147,7 +120,7 @@ def _entries(names: str, options: session.Options) -> list[_Entry]:
 
 
 def _entry(name: str, options: session.Options) -> _Entry:
-    meant = roots.meant(name)
+    meant = sessions.meant(name)
     if store.root_path(meant, paths.store()).exists():
         return _Entry(meant, None)
     from crossroot.request import Request

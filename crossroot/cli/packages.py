@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from crossroot import paths, store, ui
-from crossroot.cli import roots
-from crossroot.cli.sessions import Name, Qemu, QemuSha256, QemuVersion, wanted_emulator
+from crossroot.cli import sessions
+from crossroot.cli.session_commands import Name, Qemu, QemuSha256, QemuVersion
+from crossroot.cli.sessions import wanted_emulator
 
 
 def install(
@@ -55,4 +56,4 @@ def _recovered(name: str) -> str:
     """The root that is meant, after clearing away what interrupted commands have left."""
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
-    return roots.meant(name)
+    return sessions.meant(name)

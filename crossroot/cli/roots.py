@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from crossroot import arch, layout, locking, metadata, paths, snapshots, store, ui
-from crossroot.cli import complete
-from crossroot.errors import CrossrootError, UsageError
+from crossroot.cli import complete, sessions
+from crossroot.errors import CrossrootError
 from crossroot.metadata import Root
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -59,9 +59,9 @@ def info(
       crossroot info riscv64 --json --digest | jq -r .digest
     """
     recover()
-    root = metadata.open_root(meant(name), paths.store())
-    sessions = [record.as_dict() for record in locking.running_sessions(root)]
-    facts = {**_facts(root), "sessions": sessions, **_emulation(root), **(_digest(root.name) if digest else {})}
+    root = metadata.open_root(sessions.meant(name), paths.store())
+    running = [record.as_dict() for record in locking.running_sessions(root)]
+    facts = {**_facts(root), "sessions": running, **_emulation(root), **(_digest(root.name) if digest else {})}
     if as_json:
         print(json.dumps(facts, indent=2, default=os.fspath))
         return
@@ -101,17 +101,7 @@ def remove(
 def with_tag(text: str) -> tuple[str, str]:
     """NAME or NAME@TAG as the root that is meant and the tag of its snapshot, "" for the root itself."""
     name, at, tag = text.partition("@")
-    return meant(name), layout.check_name(tag) if at else ""
-
-
-def meant(name: str) -> str:
-    """The root that `name` means: the one called so; if there is none, the one of the arch called so (arm64)."""
-    if os.path.lexists(paths.store() / "roots" / name):
-        return name
-    try:
-        return arch.find(name).name
-    except UsageError:
-        return name
+    return sessions.meant(name), layout.check_name(tag) if at else ""
 
 
 def recover() -> None:

@@ -1,124 +1,85 @@
-"""`crossroot run` and `crossroot shell`."""
+"""What `crossroot run` and `crossroot shell` do, without typer, whose import takes longer than entering a root."""
 
-import contextlib
-from collections.abc import Sequence
-from typing import Annotated
+from __future__ import annotations
 
-import typer
+import os
 
-from crossroot import enter, handlers, locking, metadata, paths, session
-from crossroot.cli import complete, roots
+from crossroot import arch, enter, handlers, locking, metadata, paths, session
+from crossroot.cli import options
 from crossroot.errors import UsageError
 from crossroot.wanted import Wanted
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
-Bind = Annotated[
-    list[str] | None, typer.Option("--bind", metavar="SRC[:DST[:ro]]", help="Show a host folder or file inside.")
-]
-Env = Annotated[list[str] | None, typer.Option("--env", metavar="K[=V]", help="Set a variable, or pass one on.")]
-User = Annotated[str, typer.Option("--user", metavar="USER[:GROUP]", help="Who to be, by the root's /etc/passwd.")]
-Workdir = Annotated[str, typer.Option("--workdir", metavar="D", help="Folder inside the root to work in.")]
-NoNetwork = Annotated[bool, typer.Option("--no-network", help="Nothing but a loopback interface.")]
-NoCwd = Annotated[bool, typer.Option("--no-cwd", help="Do not show the current folder inside.")]
-Binfmt = Annotated[str, typer.Option("--binfmt", metavar="auto|host|private", help="Which handlers may be used.")]
-Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH|URL", help="The static qemu-user to use.")]
-QemuSha256 = Annotated[str, typer.Option("--qemu-sha256", metavar="H", help="What a --qemu URL must give.")]
-Accelerate = Annotated[
-    int | None, typer.Option("--accelerate", metavar="0|1|2|3", help="Native tools: 1 compilers, 2 shell too, 3 all.")
-]
-QemuVersion = Annotated[str, typer.Option("--qemu-version", metavar="V", help="Which qemu will do: 10, 8.2, '>=8'.")]
-Ephemeral = Annotated[bool, typer.Option("--ephemeral", help="Leave the root as it is: changes are lost at the end.")]
-Size = Annotated[str, typer.Option("--size", metavar="N[k|m|g|%]", help="How much --ephemeral may change, in memory.")]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from crossroot.locking import Lock
+    from crossroot.metadata import Root
+    from crossroot.session import Session
 
 
-def run(
-    name: Name,
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
-    bind: Bind = None,
-    env: Env = None,
-    user: User = "",
-    workdir: Workdir = "",
-    no_network: NoNetwork = False,
-    no_cwd: NoCwd = False,
-    binfmt: Binfmt = "",
-    qemu: Qemu = "",
-    qemu_sha256: QemuSha256 = "",
-    qemu_version: QemuVersion = "",
-    ephemeral: Ephemeral = False,
-    size: Size = "",
-    accelerate: Accelerate = None,
-) -> int:
-    """Run a command in a root and exit with its status.
+def start(verb: str, arguments: Sequence[str]) -> int | None:
+    """Do `crossroot VERB ARGUMENTS`; None, and nothing is done, unless they are plainly right (see `options.parse`)."""
+    parsed = options.parse(arguments)
+    if parsed is None or (len(parsed.words) < 2 if verb == "run" else len(parsed.words) != 1):
+        return None
+    name, *command = parsed.words
+    return enter_root(meant(name), session_options(parsed.values), command)
 
-    The current folder is there at the same path, unless it is a home directory itself or a system folder.
 
-    \b
-    Examples:
-      crossroot run riscv64 -- make check
-      crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
-      crossroot run riscv64 --ephemeral -- apk add gcc
+def launch(name: str, arguments: Sequence[str]) -> int | None:
+    """`run` with options only before the command, or `shell` if there is none; None as for `start`."""
+    parsed = options.parse(arguments, leading=True)
+    return enter_root(name, session_options(parsed.values), parsed.words) if parsed else None
+
+
+def enter_root(name: str, chosen: session.Options, command: Sequence[str]) -> int:
+    """Run a session in a root, held against removal meanwhile, and give back its status.
+
+    command: none for a login shell. Raises CrossrootError.
     """
-    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    overlay = overlay_size(ephemeral, size)
-    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
-    return enter_root(roots.meant(name), chosen, command)
+    folder = paths.store_folder()
+    with locking.lock_root(name, folder, exclusive=False, wait=False):
+        root = metadata.open_root(name, folder)
+        plan = session.plan(root, chosen, command)
+        level = root.accelerate if chosen.accelerate is None else chosen.accelerate
+        if not level or plan.handler.scope == "native":
+            return _run(root, plan)
+        from crossroot import accelerate  # only sessions with native tools need it
+
+        with accelerate.mounts(root, level, paths.store(), paths.cache()) as steps:
+            return _run(root, plan.but(mounts=(*plan.mounts, *steps)))
 
 
-def shell(
-    name: Name,
-    bind: Bind = None,
-    env: Env = None,
-    user: User = "",
-    workdir: Workdir = "",
-    no_network: NoNetwork = False,
-    no_cwd: NoCwd = False,
-    binfmt: Binfmt = "",
-    qemu: Qemu = "",
-    qemu_sha256: QemuSha256 = "",
-    qemu_version: QemuVersion = "",
-    ephemeral: Ephemeral = False,
-    size: Size = "",
-    accelerate: Accelerate = None,
-) -> int:
-    """Open a login shell in a root.
+def _run(root: Root, plan: Session) -> int:
+    """Run a planned session, and let others know of it meanwhile."""
+    record: Lock | None = None
 
-    It reads commands from stdin when that is no terminal.
+    def started(pid: int) -> None:
+        nonlocal record
+        record = locking.start_session_record(root, pid, plan.command or ["shell"])
 
-    \b
-    Examples:
-      crossroot shell riscv64
-      echo 'uname -m' | crossroot shell riscv64 --user nobody
-    """
-    wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
-    overlay = overlay_size(ephemeral, size)
-    chosen = options(bind, env, user, workdir, no_network, no_cwd, binfmt, wanted, overlay, accelerate)
-    return enter_root(roots.meant(name), chosen, ())
+    try:
+        return enter.run(plan, started=started)
+    finally:
+        if record:
+            record.close()
 
 
-def options(
-    bind: list[str] | None,
-    env: list[str] | None,
-    user: str,
-    workdir: str,
-    no_network: bool,
-    no_cwd: bool,
-    binfmt: str,
-    qemu: Wanted,
-    ephemeral: str,
-    accelerate: int | None = None,
-) -> session.Options:
-    """What `run`, `shell` and `matrix` are asked for. Raises UsageError."""
+def session_options(values: Mapping[str, Any]) -> session.Options:
+    """What the values of `options.SESSION` ask for, of `run`, `shell` and `matrix`. Raises UsageError."""
     return session.Options(
-        binds=tuple(bind or ()),
-        env=tuple(env or ()),
-        user=user,
-        workdir=workdir,
-        network=not no_network,
-        cwd=not no_cwd,
-        binfmt=check_policy(binfmt),
-        qemu=qemu,
-        ephemeral=ephemeral,
-        accelerate=check_level(accelerate),
+        binds=tuple(values["bind"]),
+        env=tuple(values["env"]),
+        user=values["user"],
+        workdir=values["workdir"],
+        network=not values["no_network"],
+        cwd=not values["no_cwd"],
+        binfmt=check_policy(values["binfmt"]),
+        qemu=wanted_emulator(values["qemu"], values["qemu_sha256"], values["qemu_version"]),
+        ephemeral=overlay_size(values["ephemeral"], values["size"]),
+        accelerate=check_level(values["accelerate"]),
     )
 
 
@@ -149,28 +110,18 @@ def check_policy(policy: str) -> str:
     return policy
 
 
-def check_level(accelerate: int | None) -> int | None:
-    """An --accelerate value as it is, if it is a level or left out. Raises UsageError."""
-    if accelerate is not None and not 0 <= accelerate <= 3:
-        raise UsageError(f"{accelerate} is no level of acceleration", hint="give 0, 1, 2 or 3; see docs/speed.md")
-    return accelerate
+def check_level(text: str) -> int | None:
+    """The level that an --accelerate value means, None if it is left out. Raises UsageError."""
+    if text not in ("", "0", "1", "2", "3"):
+        raise UsageError(f"'{text}' is no level of acceleration", hint="give 0, 1, 2 or 3; see docs/speed.md")
+    return int(text) if text else None
 
 
-def enter_root(name: str, options: session.Options, command: Sequence[str]) -> int:
-    """Hold the root against removal, run the session, and give back its status."""
-    folder = paths.store()
-    with contextlib.ExitStack() as held:
-        held.enter_context(locking.lock_root(name, folder, exclusive=False, wait=False))
-        root = metadata.open_root(name, folder)
-        plan = session.plan(root, options, command)
-        level = root.accelerate if options.accelerate is None else options.accelerate
-        if level and plan.handler.scope != "native":
-            from crossroot import accelerate  # only sessions with native tools need it
-
-            steps = held.enter_context(accelerate.mounts(root, level, folder, paths.cache()))
-            plan = plan.but(mounts=(*plan.mounts, *steps))
-
-        def record(pid: int) -> None:
-            held.enter_context(locking.start_session_record(root, pid, command or ["shell"]))
-
-        return enter.run(plan, started=record)
+def meant(name: str) -> str:
+    """The root that `name` means: the one called so; if there is none, the one of the arch called so (arm64)."""
+    if os.path.lexists(os.path.join(paths.store_folder(), "roots", name)):
+        return name
+    try:
+        return arch.find(name).name
+    except UsageError:
+        return name

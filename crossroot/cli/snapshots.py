@@ -8,7 +8,7 @@ import typer
 
 from crossroot import clone as clones
 from crossroot import layout, metadata, paths, store, ui
-from crossroot.cli import complete, roots
+from crossroot.cli import complete, roots, sessions
 from crossroot.snapshots import taken
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
@@ -47,7 +47,7 @@ def snapshot(
       crossroot install riscv64 gcc; crossroot restore riscv64 clean
     """
     roots.recover()
-    name = roots.meant(name)
+    name = sessions.meant(name)
     tag = tag or time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
     shared = clones.snapshot(name, tag, paths.store())
     ui.note(f"{name}@{tag} is kept, {_how(shared)}")
@@ -67,7 +67,7 @@ def snapshots(
     """
     roots.recover()
     folder = paths.store()
-    found = [metadata.open_root(roots.meant(name), folder)] if name else store.list_roots(folder)
+    found = [metadata.open_root(sessions.meant(name), folder)] if name else store.list_roots(folder)
     facts = [
         {"root": root.name, "tag": tag, "taken": taken(root.name, tag, folder)}
         for root in found
@@ -91,7 +91,7 @@ def restore(
     Example: crossroot restore riscv64 clean
     """
     roots.recover()
-    name = roots.meant(name)
+    name = sessions.meant(name)
     shared = clones.restore(name, tag, paths.store())
     ui.note(f"restored {name} to {name}@{tag}, {_how(shared)}")
 

@@ -71,7 +71,8 @@ def started(
     """
     command = shlex.join(crossroot.command("run", name, "--", "sh", "-c", script))
     identity, environment = crossroot.identity, crossroot.environment()
-    process = identity.popen(["sh", "-c", f"{prefix} {command}"], env=environment, cwd=crossroot.tmp)
+    # In a process group of its own, as a shell starts a job.
+    process = identity.popen(["sh", "-c", f"{prefix} {command}"], env=environment, cwd=crossroot.tmp, process_group=0)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -523,8 +524,8 @@ def test_stop_and_continue_at_once_do_not_stop(shared_root: Crossroot) -> None:
             process.send_signal(signal.SIGTSTP)
             process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGCONT)
-        time.sleep(0.1)
-        assert (state(process.pid), state(command)) == ("S", "S")
+        time.sleep(0.2)  # so that a stop that is still under way is seen
+        wait_until(lambda: (state(process.pid), state(command)) == ("S", "S"))
 
 
 def test_an_ignored_hangup_stays_ignored(shared_root: Crossroot) -> None:

@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     stdout: int | IO[Any]
     stderr: int | IO[Any]
     start_new_session: bool
+    process_group: int
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import traceback
 from typing import Any, NoReturn
 
 import crossroot
-from crossroot import __main__
+from crossroot import cli
 
 # What crossroot and its libraries import only where they need it.
 _LAZY = ("requests", "certifi", "yaml", "zstandard", "rich.progress", "rich.console", "difflib", "lzma", "bz2", "pty")
@@ -81,8 +81,7 @@ def _be_crossroot(request: dict[str, Any], line: int, *streams: int) -> NoReturn
         os.chdir(request["cwd"])
         with socket.socket(fileno=line) as link:
             link.sendmsg([b"begin"])
-        sys.argv = ["crossroot", *request["arguments"]]
-        status = __main__.main()
+        status = cli.main(request["arguments"])
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:

@@ -11,8 +11,8 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch capacity deletion elf fetch guest installed layout namespaces normalise oci oci_image output pack paths
-        pick tasks tree ui unpack wanted
+        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image output pack
+        paths pick tasks tree ui unpack wanted
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
@@ -23,8 +23,8 @@ LAYERS = {
         accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot
     """,
     4: """
-        __main__ cli cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock cli.matrix
-        cli.packages cli.profile cli.roots cli.sessions cli.snapshots
+        __main__ cli cli.app cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock
+        cli.matrix cli.options cli.packages cli.profile cli.roots cli.session_commands cli.sessions cli.snapshots
     """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}

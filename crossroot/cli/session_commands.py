@@ -1,0 +1,82 @@
+"""`crossroot run` and `crossroot shell` as typer commands: their help, completion and usage errors."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from crossroot.cli import complete, options, sessions
+from crossroot.cli.options import Option
+
+
+def typed(option: Option) -> Any:
+    """What typer is to know of an option of the table."""
+    return typer.Option(option.name, metavar=option.metavar or None, help=option.help)
+
+
+Binfmt = Annotated[str, typed(options.BINFMT)]
+Qemu = Annotated[str, typed(options.QEMU)]
+QemuSha256 = Annotated[str, typed(options.QEMU_SHA256)]
+QemuVersion = Annotated[str, typed(options.QEMU_VERSION)]
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
+
+_TYPES = {"text": str, "list": list[str] | None, "flag": bool}
+
+
+def with_session_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Let typer see the options of `options.SESSION` in the place of the keyword arguments `**values`."""
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind != inspect.Parameter.VAR_KEYWORD]
+    table = [
+        inspect.Parameter(
+            option.key,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if option.kind == "list" else option.default,
+            annotation=Annotated[_TYPES[option.kind], typed(option)],
+        )
+        for option in options.SESSION
+    ]
+
+    def command(**given: Any) -> int:
+        lists = {option.key: list(given[option.key] or ()) for option in options.SESSION if option.kind == "list"}
+        return function(**{**given, **lists})
+
+    command.__doc__ = function.__doc__
+    command.__signature__ = signature.replace(parameters=[*own, *table])  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    return command
+
+
+@with_session_options
+def run(
+    name: Name,
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+    **values: Any,
+) -> int:
+    """Run a command in a root and exit with its status.
+
+    The current folder is there at the same path, unless it is a home directory itself or a system folder.
+
+    \b
+    Examples:
+      crossroot run riscv64 -- make check
+      crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
+      crossroot run riscv64 --ephemeral -- apk add gcc
+    """
+    return sessions.enter_root(sessions.meant(name), sessions.session_options(values), command)
+
+
+@with_session_options
+def shell(name: Name, **values: Any) -> int:
+    """Open a login shell in a root.
+
+    It reads commands from stdin when that is no terminal.
+
+    \b
+    Examples:
+      crossroot shell riscv64
+      echo 'uname -m' | crossroot shell riscv64 --user nobody
+    """
+    return sessions.enter_root(sessions.meant(name), sessions.session_options(values), ())
