@@ -14,7 +14,7 @@ import os
 import sys
 import termios
 
-from crossroot import attend, binfmt_rule, guest, linux, mounts, namespaces, ui
+from crossroot import attend, binfmt_rule, confinement, guest, linux, mounts, namespaces, ui
 from crossroot.errors import (
     EXIT_NOT_EXECUTABLE,
     EXIT_NOT_FOUND,
@@ -220,6 +220,9 @@ def _be_command(session: Session, identity: Identity, slave: int | None, reporte
             _take_terminal(slave)
         if session.narrow:
             linux.set_personality(linux.PER_LINUX32)
+        confinement.confine(strict=session.strict)
+        if session.no_new_privileges:
+            linux.no_new_privileges()
         _become(identity, session)
         _change_folder(session.workdir, identity)
         for number in signal.valid_signals():

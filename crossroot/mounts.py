@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _SAFE = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
@@ -69,7 +83,19 @@ class Replace(Record):
     target: str
 
 
-Step = Bind | New | Content | Link | Folder | Replace
+class ReadOnly(Record):
+    """What a file system that the plan mounted before it has at `target`, read-only; nothing where it has none."""
+
+    target: str
+
+
+class Mask(Record):
+    """An empty folder or file over what a file system that the plan mounted before it has at `target`, if it has it."""
+
+    target: str
+
+
+Step = Bind | New | Content | Link | Folder | Replace | ReadOnly | Mask
 
 
 def describe(step: Step) -> str:
@@ -87,6 +113,10 @@ def describe(step: Step) -> str:
             return f"make folder {step.target}"
         case Replace():
             return f"bind {step.source} in the place of {step.target}"
+        case ReadOnly():
+            return f"make {step.target} read-only"
+        case Mask():
+            return f"mask {step.target}"
 
 
 def standard() -> list[Step]:
@@ -115,6 +145,11 @@ def standard() -> list[Step]:
     if os.path.isdir("/sys/kernel"):
         steps.append(Bind("/sys", "/sys", readonly=True))
     return steps
+
+
+def masks() -> list[Step]:
+    """What is the whole machine's in /proc and /sys: read-only or out of sight, as in Docker's containers."""
+    return [*map(ReadOnly, _READ_ONLY), *map(Mask, _MASKED)]
 
 
 class Prepared(Record):
@@ -147,9 +182,7 @@ def _make(step: Step, say: Callable[[str], None]) -> int | None:
                 return tree
             case New():
                 return _new(step, say)
-            case Content():
-                return _file(step.data)
-            case Link() | Folder():
+            case Content() | Link() | Folder() | ReadOnly() | Mask():
                 return None
             case Replace():
                 tree = linux.open_tree(step.source)
@@ -170,63 +203,119 @@ def _new(step: New, say: Callable[[str], None]) -> int:
         return linux.open_tree("/proc")
 
 
-def _file(data: bytes) -> int:
-    folder = linux.new_filesystem("tmpfs", {"mode": "0755", "size": "1m"}, _SAFE | linux.MOUNT_ATTR_NOEXEC)
-    file = os.open("file", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
-    os.fchmod(file, 0o644)
-    os.write(file, data)
-    os.close(file)
-    tree = linux.open_tree("file", folder=folder, recursive=False)
-    os.close(folder)
-    return tree
-
-
 def attach(prepared: Sequence[Prepared]) -> None:
-    """Put prepared mounts in their places below the current root, making folders and files to mount on."""
+    """Put prepared mounts in their places below the current root, making folders and files to mount on.
+
+    What lies in a new file system is reached through its descriptor: other sessions may change the root's own folders
+    meanwhile.
+    """
+    new: dict[str, int] = {}
     for item in prepared:
         try:
-            _attach(item)
+            _attach(item, new)
         except OSError as error:
             where = os.fsdecode(error.filename) if error.filename else item.step.target
             raise CrossrootError(
                 f"cannot {describe(item.step)} inside the root: {error.strerror}",
                 hint=f"look at {where} in the root",
             ) from error
+    for tree in new.values():
+        os.close(tree)
 
 
-def _attach(item: Prepared) -> None:
-    target = item.step.target
+def _attach(item: Prepared, new: dict[str, int]) -> None:
+    """new: the descriptors of the new file systems so far, by their targets; this one is added if it is one."""
+    folder, target = _place(item.step.target, new)
+    tree = item.tree
     match item.step:
         case Link(points_to):
-            os.symlink(points_to, target)
+            os.symlink(points_to, target, dir_fd=folder)
+            return
         case Folder():
-            os.mkdir(target, 0o755)
+            os.mkdir(target, 0o755, dir_fd=folder)
+            return
+        case ReadOnly() | Mask():
+            try:
+                tree = _cover(item.step, folder, target, new)
+            except FileNotFoundError:
+                return
         case Replace():
-            assert item.tree is not None
-            if _is_file(target):
-                linux.move_mount(item.tree, target)
-            os.close(item.tree)
-        case _:
-            assert item.tree is not None
-            if stat.S_ISDIR(os.fstat(item.tree).st_mode):
+            if not _is_file(target, folder):
+                assert tree is not None
+                os.close(tree)
+                return
+        case Content():
+            tree = _file(item.step, new["/dev"])
+    assert tree is not None
+    if isinstance(item.step, Bind | New | Content):
+        if stat.S_ISDIR(os.fstat(tree).st_mode):
+            if folder == linux.AT_FDCWD:
                 target = os.path.realpath(target)  # a folder can't be mounted on a link
-                os.makedirs(target, exist_ok=True)
-            else:
-                _ensure_file(target)
-            linux.move_mount(item.tree, target)
-            os.close(item.tree)
+            _make_folders(target, folder)
+        else:
+            _ensure_file(target, folder)
+    linux.move_mount(tree, target, folder=folder)
+    if isinstance(item.step, New):
+        new[item.step.target] = tree
+    else:
+        os.close(tree)
 
 
-def _is_file(path: str) -> bool:
+def _is_file(path: str, folder: int) -> bool:
     """Whether there is a file, itself and not by a link."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return stat.S_ISREG(os.stat(path, dir_fd=folder, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _ensure_file(path: str) -> None:
+def _place(target: str, new: dict[str, int]) -> tuple[int, str]:
+    """A path as a descriptor and a path below it: of the innermost new file system that it lies in, or absolute."""
+    mounted = max((place for place in new if target.startswith(place + "/")), key=len, default="")
+    return (new[mounted], target[len(mounted) + 1 :]) if mounted else (linux.AT_FDCWD, target)
+
+
+def _cover(step: ReadOnly | Mask, folder: int, target: str, new: dict[str, int]) -> int:
+    """A detached mount to put over what is there. Raises FileNotFoundError if nothing is."""
+    is_folder = stat.S_ISDIR(os.stat(target, dir_fd=folder, follow_symlinks=False).st_mode)
+    if isinstance(step, ReadOnly):
+        tree = linux.open_tree(target, folder=folder, recursive=False)
+        linux.set_mount_attributes(tree, linux.MOUNT_ATTR_RDONLY)
+        return tree
+    if is_folder:
+        return linux.new_filesystem("tmpfs", {"size": "4k"}, _SAFE | linux.MOUNT_ATTR_NOEXEC | linux.MOUNT_ATTR_RDONLY)
+    return linux.open_tree("null", folder=new["/dev"], recursive=False)
+
+
+def _file(step: Content, dev: int) -> int:
+    """A detached mount of a new file, which lies in the session's own /dev with a dot before its name.
+
+    Before Linux 6.15 nothing of a mount can be cloned that is not attached itself, and on a file without a name nothing
+    could be mounted.
+    """
+    name = step.target.replace("/", ".")
+    with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=dev), "wb") as stream:
+        os.fchmod(stream.fileno(), 0o644)
+        stream.write(step.data)
+    return linux.open_tree(name, folder=dev, recursive=False)
+
+
+def _ensure_file(path: str, folder: int) -> None:
     """Make an empty file to mount on, unless something is there already, be it a dangling link."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if not os.path.lexists(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    _make_folders(os.path.dirname(path), folder)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder))
+    except FileExistsError:
+        return
+
+
+def _make_folders(path: str, folder: int) -> None:
+    """os.makedirs below the descriptor `folder`: make what is missing, follow links of the root."""
+    try:
+        if path:
+            os.mkdir(path, 0o755, dir_fd=folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_folders(os.path.dirname(path), folder)
+        os.mkdir(path, 0o755, dir_fd=folder)

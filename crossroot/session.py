@@ -49,6 +49,7 @@ class Options(Record):
 
     ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
     session that changes the root itself. accelerate: a level, see the module of that name; None for the root's own.
+    nesting: let containers be made inside.
     """
 
     binds: tuple[str, ...] = ()
@@ -61,12 +62,14 @@ class Options(Record):
     qemu: Wanted = ANY
     ephemeral: str = ""
     accelerate: int | None = None
+    nesting: bool = False
+    no_new_privileges: bool = False
 
 
 class Session(Record):
     """A session, ready to be entered. workdir: "" for the user's home. command: () for a login shell.
     shell: "" for the user's own. env: without HOME, which the root's /etc/passwd decides. overlay: see
-    `Options.ephemeral`."""
+    `Options.ephemeral`. strict: see `confinement.confine`."""
 
     rootfs: str
     hostname: str
@@ -81,6 +84,8 @@ class Session(Record):
     command: tuple[str, ...]
     env: dict[str, str]
     overlay: str = ""
+    strict: bool = False
+    no_new_privileges: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -105,17 +110,20 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
         mirrors=[root.mirror] if root.mirror and root.distro == "alpine" else [],
     )
     folder = bound_cwd() if options.cwd else ""
+    id_map = _id_map(root, handler)
     steps = mounts.standard()
-    steps += [Bind(folder, folder)] if folder else []
-    steps += binds
+    steps += [] if options.nesting else mounts.masks()
     if options.network and (resolver := resolver_configuration()):
         steps.append(Content(resolver, "/etc/resolv.conf"))
+    # Binds come last: whatever links the root has, nothing is made in a folder of the host but places for binds.
+    steps += [Bind(folder, folder)] if folder else []
+    steps += binds
     return Session(
         rootfs=root.rootfs_folder,
         hostname=root.name[:64],
         arch=arch,
         handler=handler,
-        id_map=_id_map(root, handler),
+        id_map=id_map,
         mounts=tuple(steps),
         network=options.network,
         user=options.user or root.user,
@@ -124,6 +132,9 @@ def plan(root: Root, options: Options, command: Sequence[str]) -> Session:
         command=tuple(command),
         env={**environment(root, handler), **env},
         overlay=options.ephemeral,
+        strict=root.id_map is not None and not options.nesting,
+        # Where one id is all there is, setuid could give nothing.
+        no_new_privileges=options.no_new_privileges or (id_map is not None and id_map.single),
     )
 
 

@@ -80,6 +80,8 @@ def session_options(values: Mapping[str, Any]) -> session.Options:
         qemu=wanted_emulator(values["qemu"], values["qemu_sha256"], values["qemu_version"]),
         ephemeral=overlay_size(values["ephemeral"], values["size"]),
         accelerate=check_level(values["accelerate"]),
+        nesting=values["nesting"],
+        no_new_privileges=values["no_new_privileges"],
     )
 
 

@@ -11,13 +11,14 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image output pack
-        paths pick tasks tree ui unpack wanted
+        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image
+        output pack paths pick seccomp tasks tree ui unpack wanted
     """,
     2: """
-        apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status distros distros.alpine
-        distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator emulator_fetch handlers
-        job_display jobs junit lock locking metadata mounts overlay probe profiles snapshots store wrappers
+        apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status confinement distros
+        distros.alpine distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator
+        emulator_fetch handlers job_display jobs junit lock locking metadata mounts overlay probe profiles
+        snapshots store wrappers
     """,
     3: """
         accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot

@@ -4,7 +4,7 @@ import pytest
 
 from crossroot import linux, mounts
 from crossroot.errors import CrossrootError
-from crossroot.mounts import Bind, Content, Folder, Link, New, Step
+from crossroot.mounts import Bind, Content, Folder, Link, Mask, New, ReadOnly, Step
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,8 @@ from crossroot.mounts import Bind, Content, Folder, Link, New, Step
         (Content(b"abc", "/etc/x"), "mount 3 bytes on /etc/x"),
         (Link("/proc/self/fd", "/dev/fd"), "link /dev/fd to /proc/self/fd"),
         (Folder("/dev/pts"), "make folder /dev/pts"),
+        (ReadOnly("/proc/sys"), "make /proc/sys read-only"),
+        (Mask("/proc/keys"), "mask /proc/keys"),
     ],
 )
 def test_steps_in_words(step: Step, words: str) -> None:
