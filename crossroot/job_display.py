@@ -73,9 +73,9 @@ class _Plain:
 
     def line(self, name: str, line: bytes) -> None:
         self.stream.write(f"{name:{self.width}} | ".encode() + line + b"\n")
+        self.stream.flush()
 
     def show(self, states: Sequence[State]) -> None:
-        self.stream.flush()  # here and not for each line, as a fast writer would wait for it
         for state in states:
             if state.phase not in (self.phases.get(state.name, jobs.WAITING), jobs.WAITING):
                 taken = f" after {minutes(state.seconds)}" if state.phase in jobs.ENDS else ""
