@@ -28,11 +28,11 @@ def list_roots(store: Path) -> list[Root]:
     """All roots by name; what is damaged is noted and left out."""
     roots = []
     for name in layout.names(store, "roots"):
-        path = store / "roots" / name
+        folder = os.path.join(store, "roots", name)
         try:
-            roots.append(metadata.read_root(path))
+            roots.append(metadata.read_root(folder))
         except CrossrootError as error:
-            if os.path.lexists(path):  # else it was removed meanwhile
+            if os.path.lexists(folder):  # else it was removed meanwhile
                 ui.note(_with_hint(error))
     return roots
 

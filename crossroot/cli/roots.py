@@ -23,13 +23,15 @@ def list_(as_json: Json = False) -> None:
       crossroot list --json | jq -r '.[].name'
     """
     recover()
-    roots = store.list_roots(paths.store())
+    folder = paths.store()
+    roots = store.list_roots(folder)
     if as_json:
         print(json.dumps([_facts(root) for root in roots], indent=2))
         return
     if not roots:
         ui.note("there are no roots yet; make one with: crossroot create riscv64")
         return
+    have_snapshots = set(layout.names(folder, "snapshots"))
     ui.print_table(
         ["NAME", "ARCH", "SYSTEM", "CREATED", "SNAPSHOTS", "ROOTFS"],
         [
@@ -38,8 +40,8 @@ def list_(as_json: Json = False) -> None:
                 root.arch,
                 f"{root.distro} {root.version}".strip(),
                 root.created,
-                str(len(layout.snapshot_tags(root.name, paths.store())) or "-"),
-                str(root.rootfs),
+                str(len(layout.snapshot_tags(root.name, folder)) or "-") if root.name in have_snapshots else "-",
+                root.rootfs_folder,
             ]
             for root in roots
         ],
