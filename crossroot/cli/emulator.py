@@ -91,23 +91,27 @@ def fetch(
         raise UsageError("--sha256 is the hash of a file", hint="name the file with --from PATH|URL")
     for arch in wanted:
         wish = emulator_fetch.Wish(arch, version, source, (mirror,) if mirror else (), branch)
-        emulator_fetch.fetch_emulator(wish, cache=paths.cache())
+        fetched = emulator_fetch.fetch_emulator(wish, cache=paths.cache())
+        used = emulator.find(arch)
+        if used != fetched.path.resolve():
+            choose = f"crossroot emulator use {arch.name} {fetched.version}"
+            ui.note(f"where no version is asked for, {used} goes on being used; to change that: {choose}")
 
 
 @app.command()
 def use(
     name: ArchName,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Of those fetched; 'newest' undoes the choice.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Of those fetched; 'fastest' undoes the choice.")],
 ) -> None:
-    """Choose which of the fetched emulators is used where no version is asked for. Default: the newest.
+    """Choose which of the fetched emulators is used where no version is asked for. Default: the fastest.
 
     \b
     Examples:
       crossroot emulator use riscv64 7.2
-      crossroot emulator use riscv64 newest
+      crossroot emulator use riscv64 fastest
     """
     arch = arches.find(name)
-    chosen = emulator.choose(arch, "" if version == "newest" else version, paths.cache())
+    chosen = emulator.choose(arch, "" if version == "fastest" else version, paths.cache())
     ui.note(f"{arch.name} uses qemu {chosen.version}")
 
 

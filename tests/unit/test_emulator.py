@@ -134,17 +134,23 @@ def test_the_named_one_comes_before_all(cache: Path, host: Path) -> None:
     assert emulator.find(RISCV64, named, cache=cache) == named
 
 
-def test_the_newest_is_used_until_another_is_chosen(cache: Path) -> None:
-    old, new, _ = put_fetched(cache, "7.2.22"), put_fetched(cache, "10.0.2"), put_fetched(cache, "9.1.2")
-    assert emulator.find(RISCV64, cache=cache) == new
-    assert emulator.choose(RISCV64, "7", cache).path == old
+def test_the_fastest_is_used_until_another_is_chosen(cache: Path) -> None:
+    old, new, other = put_fetched(cache, "7.2.22"), put_fetched(cache, "11.1.2"), put_fetched(cache, "10.0.2")
     assert emulator.find(RISCV64, cache=cache) == old
-    assert emulator.find(RISCV64, version=">=8", cache=cache) == new
-    assert emulator.choose(RISCV64, "", cache).path == new
+    assert emulator.choose(RISCV64, "11", cache).path == new
     assert emulator.find(RISCV64, cache=cache) == new
+    assert emulator.find(RISCV64, version=">=8", cache=cache) == other
+    assert emulator.choose(RISCV64, "", cache).path == old
+    assert emulator.find(RISCV64, cache=cache) == old
 
 
-@pytest.mark.parametrize(("version", "found"), [("9", "9.1.2"), ("9.1", "9.1.2"), (">=8", "10.0.2"), ("7.2", "7.2.22")])
+def test_the_newest_is_used_of_those_that_are_as_fast(cache: Path) -> None:
+    for version in ("7.2.22", "9.1.2", "9.1.1"):
+        put_fetched(cache, version)
+    assert [each.version for each in emulator.fetched(RISCV64, cache)] == ["9.1.2", "9.1.1", "7.2.22"]
+
+
+@pytest.mark.parametrize(("version", "found"), [("9", "9.1.2"), ("9.1", "9.1.2"), (">=8", "9.1.2"), ("7.2", "7.2.22")])
 def test_a_wanted_version_is_found_among_the_fetched(cache: Path, host: Path, version: str, found: str) -> None:
     executable(host / "qemu-riscv64-static")
     for each in ("9.1.2", "7.2.22", "10.0.2"):
