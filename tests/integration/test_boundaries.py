@@ -110,6 +110,7 @@ class Strikes:
 
     def listed(self) -> list[str]:
         """Names of the roots by the next command, which has to clean up and to say so; and all of them are whole."""
+        expect.free(self.crossroot.store, MINE)
         unfinished = self.crossroot.store / "unfinished"
         left = sorted(os.listdir(unfinished)) if unfinished.exists() else []
         if self.blow in (inject.terminate, inject.interrupt):

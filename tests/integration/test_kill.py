@@ -4,7 +4,6 @@ The moments are random ones within the time that the command takes when nobody d
 in `make test-long`. tests/integration/test_boundaries.py strikes at chosen system calls.
 """
 
-import fcntl
 import json
 import os
 import random
@@ -85,22 +84,6 @@ def ready(process: Process) -> None:
     wait_until(lambda: caught() or process.poll() is not None)
 
 
-def wait_for_the_lock(crossroot: Crossroot, name: str) -> None:
-    """Return when all processes that hold the root's lock are gone, which is a moment after their parent is."""
-
-    def free() -> bool:
-        try:
-            with open(crossroot.store / "locks" / name) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return True
-        except BlockingIOError:
-            return False
-        return True
-
-    wait_until(free)
-
-
 def unfinished(crossroot: Crossroot) -> list[str]:
     folder = crossroot.store / "unfinished"
     return os.listdir(folder) if folder.exists() else []
@@ -108,7 +91,7 @@ def unfinished(crossroot: Crossroot) -> list[str]:
 
 def list_after_a_kill(crossroot: Crossroot, name: str) -> list[str]:
     """Names of the roots by `crossroot list`, which has to clean up and to say so."""
-    wait_for_the_lock(crossroot, name)
+    expect.free(crossroot.store, name)
     left = unfinished(crossroot)
     result = crossroot.run("list", "--json", check=True)
     verbs = {"create": "the unfinished creation", "remove": "what was left of the removal"}
@@ -158,7 +141,7 @@ def test_a_session_can_be_killed_at_any_moment(crossroot: Crossroot, moments: Mo
     command = ("run", "mine", "--", "sh", "-c", "sleep 0.1 & setsid sleep 0.2 & sleep 0.1; wait")
     for moment in moments(duration(crossroot.popen(*command))):
         strike(crossroot.popen(*command), moment, signal.SIGKILL)
-        wait_for_the_lock(crossroot, "mine")
+        expect.free(crossroot.store, "mine")
         assert json.loads(crossroot.run("info", "mine", "--json", check=True).stdout)["sessions"] == []
         assert os.listdir(crossroot.store / "roots/mine/sessions") == []
     crossroot.run("run", "mine", "--", "true", check=True)

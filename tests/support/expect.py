@@ -1,8 +1,11 @@
 """What every failed command has to look like, and what a store has to look like after one."""
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
+
+from tests.support.host import wait_until
 
 
 def error(result: "subprocess.CompletedProcess[str]", text: str, status: int = 1) -> str:
@@ -24,3 +27,19 @@ def roots(store: Path, *names: str) -> None:
     """The store holds these roots and nothing unfinished; there may be no store, if there are to be no roots."""
     found = {part: sorted(os.listdir(store / part)) if store.exists() else [] for part in ("roots", "unfinished")}
     assert found == {"roots": sorted(names), "unfinished": []}
+
+
+def free(store: Path, name: str) -> None:
+    """The processes that hold the root's lock are gone, or will be in a moment, as after the death of their parent."""
+
+    def is_free() -> bool:
+        try:
+            with open(store / "locks" / name) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        return True
+
+    wait_until(is_free)
