@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a single byte
+SLOWEST = 1 << 10  # bytes per second, on the average over SLOW_TIME; below it a server is given up
+SLOW_TIME = 60.0  # seconds
 ATTEMPTS = 4  # per URL
 BACKOFF = 0.5  # seconds before the second attempt; doubles with each further one
 LONGEST_RETRY_AFTER = 20.0  # seconds; a server that asks for more is asked again after this
@@ -414,7 +416,15 @@ def _body(response: "requests.Response") -> Iterator[bytes]:
     # The callers compare the length themselves, and keep what did arrive.
     response.raw.enforce_content_length = False
     try:
-        yield from response.raw.stream(CHUNK, decode_content=False)
+        start, received = time.monotonic(), 0
+        # read1, as read would wait for all of CHUNK, and so for hours where each byte comes just in time.
+        while chunk := response.raw.read1(CHUNK, decode_content=False):
+            yield chunk
+            received += len(chunk)
+            if (elapsed := time.monotonic() - start) > SLOW_TIME:
+                if received < SLOWEST * elapsed:
+                    raise _Failure(f"the server sends less than {SLOWEST} bytes a second", transient=True)
+                start, received = time.monotonic(), 0
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _explained(error) from error
 
@@ -520,8 +530,9 @@ def _publish(cache: Path, part: FileIO, verified: Verified) -> Verified:
     """Give the finished `part` its place among the blobs, by one rename."""
     blob = _blob_path(cache, "sha512", verified.sha512)
     blob.parent.mkdir(parents=True, exist_ok=True)
-    os.fchmod(part.fileno(), 0o444)
+    # Read-only not before it has its place: a part that one killed in between leaves could not be opened again.
     Path(part.name).replace(blob)
+    os.fchmod(part.fileno(), 0o444)
     link = _blob_path(cache, "sha256", verified.sha256)
     link.parent.mkdir(parents=True, exist_ok=True)
     try:

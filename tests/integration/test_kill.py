@@ -28,7 +28,7 @@ Process = subprocess.Popen[bytes]
 Moments = Callable[[float], Iterator[float]]  # seconds a command takes to seconds after its start at which to strike
 
 
-@pytest.fixture(params=[pytest.param(3, id="few"), pytest.param(40, id="many", marks=pytest.mark.long)])
+@pytest.fixture(params=[pytest.param(3, id="few"), pytest.param(15, id="many", marks=pytest.mark.long)])
 def moments(request: pytest.FixtureRequest, chance: random.Random, figures: Figures) -> Moments:
     """Random moments, but one in each of as many equal parts of the time."""
     count = request.param

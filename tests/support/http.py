@@ -23,9 +23,9 @@ class Answer:
     """How to answer one GET.
 
     ranges: whether a Range header is honoured. cut: close the connection after so many bytes of the body.
-    stall: send so many bytes of the body, then nothing more. delay: seconds before the status line.
-    chunked: no Content-Length. endless: repeat the body until the client hangs up; implies no length.
-    headers: sent besides, or instead of, those the server makes up.
+    stall: send so many bytes of the body, then nothing more. pace: seconds before each single byte of the body.
+    delay: seconds before the status line. chunked: no Content-Length. endless: repeat the body until the client hangs
+    up; implies no length. headers: sent besides, or instead of, those the server makes up.
     """
 
     body: bytes = b""
@@ -33,6 +33,7 @@ class Answer:
     ranges: bool = True
     cut: int | None = None
     stall: int | None = None
+    pace: float = 0.0
     delay: float = 0.0
     chunked: bool = False
     endless: bool = False
@@ -106,6 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.endless:
             while not server.closing.is_set():
                 self.wfile.write(body)
+        elif answer.pace:
+            for byte in body:
+                if server.closing.wait(answer.pace):
+                    return
+                self.wfile.write(bytes([byte]))
         elif answer.chunked:
             self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
         elif answer.stall is not None:

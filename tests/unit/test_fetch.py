@@ -427,6 +427,17 @@ def test_a_body_that_stalls_is_resumed(server: Server, cache: Path, monkeypatch:
     assert [seen.range for seen in server.seen] == [None, f"bytes={fetch.CHUNK}-"]
 
 
+def test_a_server_that_sends_each_byte_just_in_time_is_given_up(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "SLOW_TIME", 0.2)
+    server.answers["/file"] = [Answer(BODY, pace=0.02)]
+    with pytest.raises(CrossrootError, match="the server sends less than 1024 bytes a second"):
+        download([server.url + "/file"], SHA512, cache=cache)
+    with pytest.raises(CrossrootError, match="the server sends less than 1024 bytes a second"):
+        read_small(server.url + "/file", limit=len(BODY))
+
+
 def test_an_endless_body_is_cut_off(server: Server, cache: Path) -> None:
     server.answers["/file"] = [Answer(BODY, endless=True)]
     with pytest.raises(CrossrootError, match=f"more than the {len(BODY)} bytes"):
