@@ -1,5 +1,9 @@
-"""Which archive a rootfs is unpacked from, and that it is the right one: found, downloaded, verified."""
+"""Which archive a rootfs is unpacked from, and that it is the right one: found, downloaded, verified.
 
+cache/newest/HASH    the newest release that an index has named, as a line "VERSION URL"; HASH: sha256 of that URL
+"""
+
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from crossroot.lock import Lock
 from crossroot.profiles import Profile
 from crossroot.request import Request
 from crossroot.tasks import task
+from crossroot.ui import note
 
 _SIGNATURE_LIMIT = 64 << 10  # bytes
 _ORIGIN = ("source", "mirror", "branch")
@@ -39,7 +44,7 @@ def fetch(request: Request, cache: Path) -> Archive:
     if request.lock:
         return _fetch_locked(request.lock, cache)
     if request.archive is None:
-        return _fetch_release(profile, digest, cache)
+        return _fetch_release(profile, digest, cache, allow_older=request.allow_downgrade)
     if "://" in request.archive:
         with task(f"downloading {shown(request.archive)}") as progress:
             verified = download([request.archive], digest, cache=cache, progress=progress)
@@ -56,11 +61,17 @@ def _fetch_locked(lock: Lock, cache: Path) -> Archive:
     return Archive(verified, lock.archive, lock.mirror, lock.branch)
 
 
-def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Archive:
-    """The newest minirootfs of the profile's branch, or the one that is pinned."""
+def _fetch_release(profile: Profile, digest: Digest | None, cache: Path, *, allow_older: bool) -> Archive:
+    """The newest minirootfs of the profile's branch, or the one that is pinned.
+
+    allow_older: than what the same index has named before.
+    """
     if digest and not profile.keyring and (archive := _known(profile, digest, cache)):
         return archive
     release = alpine.find_minirootfs(profile.arch, profile.branch, profile.mirrors)
+    record = cache / "newest" / hashlib.sha256(release.index_url.encode()).hexdigest()
+    if not digest and not allow_older:
+        _refuse_older(release, record)
     with task(f"downloading Alpine {release.version} for {profile.arch.name}") as progress:
         verified = download(
             release.urls, digest or Digest("sha512", release.sha512), cache=cache, size=release.size, progress=progress
@@ -69,6 +80,7 @@ def _fetch_release(profile: Profile, digest: Digest | None, cache: Path) -> Arch
         alpine.verify_signature(verified, _signature(release), Path(profile.keyring))
     archive = Archive(verified, shown(release.urls[0]), release.mirror, release.branch)
     _remember(archive, profile, cache)
+    _remember_release(release, record)
     return archive
 
 
@@ -107,6 +119,30 @@ def _known(profile: Profile, digest: Digest, cache: Path) -> Archive | None:
 
 def _origin_file(verified: Verified, cache: Path) -> Path:
     return cache / "origins" / verified.sha512
+
+
+def _refuse_older(release: alpine.Release, record: Path) -> None:
+    """A mirror that goes back is out of date, or keeps from us what was repaired since."""
+    try:
+        newest = record.read_text(errors="replace").split()[0]
+    except (OSError, IndexError):
+        return  # nothing is known of this index
+    if alpine.is_older(release.version, newest):
+        raise CrossrootError(
+            f"{shown(release.index_url)} names Alpine {release.version}, but has named {newest} before",
+            hint="name another mirror with --mirror URL, or accept the older one: --allow-downgrade",
+        )
+
+
+def _remember_release(release: alpine.Release, record: Path) -> None:
+    """Keep what an index has named, now that the release was there; also an older one, if that was accepted."""
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = record.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(f"{release.version} {shown(release.index_url)}\n")
+        unfinished.replace(record)
+    except OSError as error:
+        note(f"cannot remember that Alpine {release.version} was seen, in {record}: {error.strerror}")
 
 
 def _signature(release: alpine.Release) -> bytes:

@@ -16,7 +16,8 @@ class Request:
     """What `create` is asked for. profile: already with the command line's --branch and --mirror in it.
 
     archive: a file or URL to unpack instead of the profile's minirootfs. digest: what the archive must have.
-    lock: what the root has to be exactly; then the profile is the lock's own.
+    lock: what the root has to be exactly; then the profile is the lock's own. allow_downgrade: take a release that is
+    older than one the mirror has had before.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Request:
     replace: bool = False
     qemu: Wanted = ANY
     lock: Lock | None = None
+    allow_downgrade: bool = False
 
 
 def packages(request: Request) -> list[str]:

@@ -62,6 +62,9 @@ def create(
     qemu_sha256: QemuSha256 = "",
     qemu_version: QemuVersion = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a root of that name.")] = False,
+    allow_downgrade: Annotated[
+        bool, typer.Option("--allow-downgrade", help="Take an older release than the mirror has had before.")
+    ] = False,
 ) -> int:
     """Bootstrap roots: download, verify, unpack, configure.
 
@@ -87,7 +90,10 @@ def create(
     lock = _read_lock(locked, (names or None, branch, mirror, package, archive, *hashes)) if locked else None
     wanted = wanted_emulator(qemu, qemu_sha256, qemu_version)
     requests = [
-        _request(loaded, name, branch, mirror, package or (), archive, hashes, binfmt, wanted, lock, force)
+        dataclasses.replace(
+            _request(loaded, name, branch, mirror, package or (), archive, hashes, binfmt, wanted, lock, force),
+            allow_downgrade=allow_downgrade,
+        )
         for loaded in ([lock.profile] if lock else _load(names))
     ]
     for sentence in store.recover(paths.store()):

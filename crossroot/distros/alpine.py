@@ -34,14 +34,15 @@ _FIRST_BRANCH = {"riscv64": "v3.20", "loongarch64": "v3.21"}
 @dataclass(frozen=True)
 class Release:
     """A minirootfs that can be downloaded. version: 3.20.3, or a date for edge. branch: as the mirror names it,
-    never latest-stable. arch: Alpine's name. mirror: whose index says so. urls: of the archive, that mirror's
-    first, then the others'. signature_url: of the detached PGP signature. sha512: hex. size: in bytes."""
+    never latest-stable. arch: Alpine's name. mirror: whose index, at index_url, says so. urls: of the archive, that
+    mirror's first, then the others'. signature_url: of the detached PGP signature. sha512: hex. size: in bytes."""
 
     version: str
     branch: str
     arch: str
     mirror: str
     urls: tuple[str, ...]
+    index_url: str
     signature_url: str
     sha512: str
     size: int
@@ -100,6 +101,20 @@ def branch_of(version: str, otherwise: str) -> str:
     """The branch of an Alpine of this version: v3.20 for 3.20.3. Those of edge have no such version: `otherwise`."""
     found = re.fullmatch(r"([0-9]+\.[0-9]+)(\.[0-9]+)?", version)
     return f"v{found[1]}" if found else otherwise
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether one version of a release is older than another: 3.20.3 than 3.20.10, 3.21.0_rc1 than 3.21.0."""
+    return _order(version) < _order(than)
+
+
+def _order(version: str) -> tuple[list[int], bool, list[int]]:
+    release, _, candidate = version.partition("_")
+    return _numbers(release), not candidate, _numbers(candidate)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]{1,18}", text)]
 
 
 def verify_signature(archive: fetch.Verified, signature: bytes, keyring: Path) -> None:
@@ -180,6 +195,7 @@ def _newest(arch: Arch, branch: str, mirror: str, mirrors: Sequence[str]) -> Rel
         arch=arch.name,
         mirror=mirror,
         urls=tuple(f"{each}/{where}" for each in (mirror, *others)),
+        index_url=index_url,
         signature_url=f"{mirror}/{where}.asc",
         sha512=_field(index_url, entry, "sha512", "[0-9a-f]{128}"),
         size=int(_field(index_url, entry, "size", _SIZE)),
@@ -215,8 +231,10 @@ def _minirootfs_entry(index_url: str, content: bytes) -> dict[object, object]:
 
 def _field(index_url: str, entry: dict[object, object], key: str, pattern: str) -> str:
     """The text under `key`, which has to match `pattern` as a whole."""
-    value = entry.get(key)
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+    value = entry.get(key, "missing")
+    if not isinstance(value, str):  # and is not shown: a list of lists of aliases may be endless when written out
+        raise _bad_index(index_url, f"{key} is no text")
+    if not re.fullmatch(pattern, value):
         raise _bad_index(index_url, f"{key} is {fetch.shown(repr(value))[:80]}")
     return value
 

@@ -72,21 +72,21 @@ def program(name: str) -> bytes:
     return elf.probe_program(arch.find(name))
 
 
-def serve_release(server: http.Server, archive: bytes) -> None:
+def serve_release(server: http.Server, archive: bytes, version: str = VERSION) -> None:
     """Let the server be a mirror whose only release, for riscv64, is `archive`."""
-    server.answers[INDEX] = [http.Answer(index(archive))]
-    server.answers[ARCHIVE] = [http.Answer(archive)]
+    server.answers[INDEX] = [http.Answer(index(archive, version))]
+    server.answers[ARCHIVE.replace(VERSION, version)] = [http.Answer(archive)]
 
 
-def index(archive: bytes) -> bytes:
+def index(archive: bytes, version: str = VERSION) -> bytes:
     """A latest-releases.yaml that names `archive`."""
     return f"""---
 -
   branch: v3.20
   arch: riscv64
-  version: {VERSION}
+  version: {version}
   flavor: alpine-minirootfs
-  file: {ARCHIVE.rpartition("/")[2]}
+  file: {ARCHIVE.rpartition("/")[2].replace(VERSION, version)}
   size: {len(archive)}
   sha512: {hashlib.sha512(archive).hexdigest()}
 """.encode()

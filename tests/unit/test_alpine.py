@@ -72,10 +72,24 @@ def test_the_newest_release_of_latest_stable_is_found_in_its_own_branch(server: 
         arch="riscv64",
         mirror=server.url,
         urls=(url,),
+        index_url=f"{server.url}/latest-stable/releases/riscv64/latest-releases.yaml",
         signature_url=f"{url}.asc",
         sha512=SHA512,
         size=len(ARCHIVE),
     )
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        *(("3.20.3", "3.20.10"), ("3.9.6", "3.20.0"), ("3.21.0_rc2", "3.21.0"), ("3.21.0_rc1", "3.21.0_rc2")),
+        *(("20240606", "20240923"), ("3.20.3", "20240923"), ("3.20", "3.20.1")),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(older: str, newer: str) -> None:
+    assert alpine.is_older(older, newer)
+    assert not alpine.is_older(newer, older)
+    assert not alpine.is_older(newer, newer)
 
 
 def test_a_version_that_is_a_date_stays_text(server: Server) -> None:
