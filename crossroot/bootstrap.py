@@ -7,6 +7,7 @@ from pathlib import Path
 from crossroot import (
     __version__,
     apt,
+    clone,
     enter,
     fill,
     guest,
@@ -44,7 +45,9 @@ def create(request: Request, store_folder: Path, cache: Path) -> Root:
     Raises CrossrootError for whatever keeps it from being made; nothing of it is left then but the download.
     """
     with store.create(request.name, store_folder, replace=request.replace) as unfinished:
-        store.publish(unfinished, make(request, unfinished, cache))
+        root = make(request, unfinished, cache)
+        clone.share(root, store_folder)
+        store.publish(unfinished, root)
     return metadata.open_root(request.name, store_folder)
 
 

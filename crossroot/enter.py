@@ -23,6 +23,7 @@ from crossroot.errors import (
     CrossrootError,
 )
 from crossroot.linux import signal
+from crossroot.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,23 +37,39 @@ if TYPE_CHECKING:
 _NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
 
-def run(session: Session, *, terminal: bool = True, started: Callable[[int], None] = lambda _: None) -> int:
+class _Channels(Record):
+    """Sockets to the caller, -1 for none. line: for the terminal. tree: for what an ephemeral session leaves."""
+
+    line: int
+    tree: int
+
+
+def run(
+    session: Session,
+    *,
+    terminal: bool = True,
+    started: Callable[[int], None] = lambda _: None,
+    left: Callable[[int], None] | None = None,
+) -> int:
     """Enter the session, run its command to the end, and return the exit status for crossroot.
 
     The status is the command's own, or 128 + n when signal n ended it. On a terminal (stdin and stdout) the
     command gets a pseudo-terminal of its own; otherwise stdin, stdout and stderr are passed on as they are.
-    terminal: False never makes one. started: called with the host's pid of the session's pid 1. Raises
-    CrossrootError if the session or its command could not be started; its exit_code is 126 or 127 where the
-    command is the reason.
+    terminal: False never makes one. started: called with the host's pid of the session's pid 1. left: called at the
+    end with a descriptor of the tree that an ephemeral session has left. Raises CrossrootError if the session or its
+    command could not be started; its exit_code is 126 or 127 where the command is the reason.
     """
     line = attend.terminal_line() if terminal else None
     flags = _NAMESPACES | (0 if session.network else linux.CLONE_NEWNET)
-    send = line.send if line else None
+    tree, tree_send = linux.socket_pair() if left else (-1, -1)
+    channels = _Channels(line.send if line else -1, tree_send)
     seen, see = os.pipe()  # closed when `started` has seen pid 1, which must be there until then
     child = namespaces.spawn(
-        lambda reporter: _outer(session, send, reporter, seen, see), id_map=session.id_map, flags=flags
+        lambda reporter: _outer(session, channels, reporter, seen, see), id_map=session.id_map, flags=flags
     )
     os.close(seen)
+    if left:
+        os.close(tree_send)
     try:
         init = _await_start(child)
         started(init)
@@ -61,7 +78,11 @@ def run(session: Session, *, terminal: bool = True, started: Callable[[int], Non
         raise
     finally:
         os.close(see)
-    return attend.until_end(child, init, line)
+    status = attend.until_end(child, init, line)
+    if left and (descriptor := linux.receive_descriptor(tree)) is not None:
+        left(descriptor)
+        os.close(descriptor)
+    return status
 
 
 def _await_start(child: Child) -> int:
@@ -77,7 +98,7 @@ def _await_start(child: Child) -> int:
     raise CrossrootError("the session ended before its command was started", hint="see `dmesg`")
 
 
-def _outer(session: Session, line: int | None, reporter: Reporter, seen: int, see: int) -> int:
+def _outer(session: Session, channels: _Channels, reporter: Reporter, seen: int, see: int) -> int:
     """Fork pid 1 and exit as it does. Runs in the session's namespaces but outside its pid namespace.
 
     seen: reaps pid 1 only when the other end of this pipe, `see`, is closed.
@@ -89,7 +110,7 @@ def _outer(session: Session, line: int | None, reporter: Reporter, seen: int, se
     init = os.fork()
     if init == 0:
         os.close(held)
-        _be_init(session, line, reporter, alive)
+        _be_init(session, channels, reporter, alive)
     os.close(alive)
     reporter.send(init=init)
     reporter.close()
@@ -102,7 +123,7 @@ def _exit_status(status: int) -> int:
     return code if code >= 0 else EXIT_SIGNAL_BASE - code
 
 
-def _be_init(session: Session, line: int | None, reporter: Reporter, alive: int) -> NoReturn:
+def _be_init(session: Session, channels: _Channels, reporter: Reporter, alive: int) -> NoReturn:
     """Pid 1: leaves by os._exit only, and takes everything in its pid namespace with it."""
     status = EXIT_SESSION_FAILED
     try:
@@ -111,7 +132,7 @@ def _be_init(session: Session, line: int | None, reporter: Reporter, alive: int)
         os.set_blocking(alive, False)
         if not _parent_lives(alive):
             os._exit(status)
-        status = _init(session, line, reporter)
+        status = _init(session, channels, reporter)
     except BaseException as error:
         reporter.error(error)
     finally:
@@ -127,16 +148,16 @@ def _parent_lives(alive: int) -> bool:
         return True
 
 
-def _init(session: Session, line: int | None, reporter: Reporter) -> int:
+def _init(session: Session, channels: _Channels, reporter: Reporter) -> int:
     try:
         linux.make_mounts_private()
     except OSError as error:
         raise namespaces.refused_namespace(error, user=session.id_map is not None) from error
     linux.keep_secrets()
-    _enter_root(session, reporter)
+    _enter_root(session, channels, reporter)
     linux.set_hostname(session.hostname)
     identity = guest.identity(session.user)
-    slave = _new_terminal(line, identity) if line is not None else None
+    slave = _new_terminal(channels.line, identity) if channels.line >= 0 else None
     command = os.fork()
     if command == 0:
         _be_command(session, identity, slave, reporter)
@@ -146,7 +167,7 @@ def _init(session: Session, line: int | None, reporter: Reporter) -> int:
     return _reap_until(command)
 
 
-def _enter_root(session: Session, reporter: Reporter) -> None:
+def _enter_root(session: Session, channels: _Channels, reporter: Reporter) -> None:
     """Make the session's mounts and let the rootfs become "/"; nothing of the host's tree stays in sight."""
     table = None
     if session.handler.scope == "private":
@@ -158,6 +179,8 @@ def _enter_root(session: Session, reporter: Reporter) -> None:
     linux.pivot_root(".", ".")
     linux.detach(".")
     os.chdir("/")
+    if channels.tree >= 0:
+        linux.send_descriptor(channels.tree, linux.open_tree("/", recursive=False))
     mounts.attach(prepared)
     if table is not None:
         # The handlers live as long as their file system is mounted somewhere.

@@ -48,8 +48,8 @@ class Options(Record):
     """What the caller of `run` and `shell` may ask for. Empty means: as the root's profile says.
 
     ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
-    session that changes the root itself. accelerate: a level, see the module of that name; None for the root's own.
-    nesting: let containers be made inside.
+    session that changes the root itself. keep: the root to make of what an ephemeral session leaves, "" for none.
+    accelerate: a level, see the module of that name; None for the root's own. nesting: let containers be made inside.
     """
 
     binds: tuple[str, ...] = ()
@@ -61,6 +61,7 @@ class Options(Record):
     binfmt: str = ""
     qemu: Wanted = ANY
     ephemeral: str = ""
+    keep: str = ""
     accelerate: int | None = None
     nesting: bool = False
     no_new_privileges: bool = False

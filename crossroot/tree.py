@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from crossroot.ui import Progress, no_progress
 _CONFINED = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_FIDEDUPERANGE = 0xC0189436  # ioctl_fideduperange(2)
+_DIFFERS = 1  # FILE_DEDUPE_RANGE_DIFFERS
 _PIECE = 1 << 20  # bytes
 _TYPES = {
     stat.S_IFDIR: b"d",
@@ -401,6 +404,54 @@ def _copy_range(source: int, file: int, start: int, end: int, path: bytes) -> No
         if done == 0:
             raise changed(path)
         start += done
+
+
+# Sharing
+
+
+def share(source: int, destination: int) -> int:
+    """Let files of the tree `destination` have the content of equal files under the same names in `source`; how many.
+
+    The kernel compares them and lets them share it on the disk (ioctl_fideduperange(2)), so neither changes. 0 where
+    the file system can't. Raises CrossrootError if `destination` is unreadable or changes.
+    """
+    done = 0
+    for entry in walk(destination):
+        if entry.first or not stat.S_ISREG(entry.status.st_mode) or not entry.status.st_size:
+            continue
+        try:
+            other = linux.openat2(source, entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, _CONFINED)
+        except OSError:
+            continue  # no such file there, or not for us
+        file = entry.open()
+        try:
+            status = os.fstat(other)
+            if stat.S_ISREG(status.st_mode) and status.st_size == entry.status.st_size:
+                done += _dedupe(other, file, status.st_size)
+        except OSError as error:
+            if error.errno in _CANNOT:
+                return done
+            raise unreadable(error, entry.path) from error
+        finally:
+            os.close(file)
+            os.close(other)
+    return done
+
+
+def _dedupe(source: int, file: int, size: int) -> bool:
+    """Whether two files of this size share all content now. Raises OSError where that cannot be."""
+    done = 0
+    while done < size:
+        # struct file_dedupe_range with one struct file_dedupe_range_info.
+        request = bytearray(struct.pack("=QQHHIqQQiI", done, size - done, 1, 0, 0, file, done, 0, 0, 0))
+        fcntl.ioctl(source, _FIDEDUPERANGE, request)
+        deduped, status = struct.unpack_from("=Qi", request, 40)
+        if status < 0:
+            raise OSError(-status, os.strerror(-status))
+        if status == _DIFFERS or not deduped:
+            return False
+        done += deduped
+    return True
 
 
 # Errors

@@ -70,6 +70,8 @@ def matrix(
       crossroot matrix riscv64,aarch64 --json -- uname -m | jq -r '.[] | select(.status != 0) | .name'
     """
     options = sessions.session_options(values)
+    if options.keep:
+        raise UsageError("--keep names one root, and matrix runs in several", hint="give it to: crossroot run")
     for sentence in store.recover(paths.store()):
         ui.note(sentence)
     entries = _entries(names, options)

@@ -52,6 +52,7 @@ SESSION = (
     Option("--accelerate", "text", "0|1|2|3", "Native tools: 1 compilers, 2 shell too, 3 all."),
     Option("--ephemeral", "flag", "", "Leave the root as it is: changes are lost at the end."),
     Option("--size", "text", "N[k|m|g|%]", "How much --ephemeral may change, in memory."),
+    Option("--keep", "text", "NEW", "Make a root of what --ephemeral leaves."),
     Option("--nesting", "flag", "", "Allow mounts and namespaces inside, for bwrap or mmdebstrap."),
     Option("--no-new-privileges", "flag", "", "Let setuid programs gain nothing."),
 )

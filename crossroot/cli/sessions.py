@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from crossroot import arch, enter, handlers, locking, metadata, paths, session
+from crossroot import arch, enter, handlers, layout, locking, metadata, paths, session
 from crossroot.cli import options
 from crossroot.errors import UsageError
 from crossroot.wanted import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from crossroot.locking import Lock
@@ -43,16 +43,26 @@ def enter_root(name: str, chosen: session.Options, command: Sequence[str]) -> in
     with locking.lock_root(name, folder, exclusive=False, wait=False):
         root = metadata.open_root(name, folder)
         plan = session.plan(root, chosen, command)
-        level = root.accelerate if chosen.accelerate is None else chosen.accelerate
-        if not level or plan.handler.scope == "native":
-            return _run(root, plan)
-        from crossroot import accelerate  # only sessions with native tools need it
+        if not chosen.keep:
+            return _accelerated(root, plan, chosen)
+        from crossroot import clone  # only --keep needs it
 
-        with accelerate.mounts(root, level, paths.store(), paths.cache()) as steps:
-            return _run(root, plan.but(mounts=(*plan.mounts, *steps)))
+        with clone.keeping(chosen.keep, root, paths.store()) as left:
+            return _accelerated(root, plan, chosen, left)
 
 
-def _run(root: Root, plan: Session) -> int:
+def _accelerated(root: Root, plan: Session, chosen: session.Options, left: Callable[[int], None] | None = None) -> int:
+    """Run a planned session, with native tools where that is asked for. left: see `enter.run`."""
+    level = root.accelerate if chosen.accelerate is None else chosen.accelerate
+    if not level or plan.handler.scope == "native":
+        return _run(root, plan, left)
+    from crossroot import accelerate  # only sessions with native tools need it
+
+    with accelerate.mounts(root, level, paths.store(), paths.cache()) as steps:
+        return _run(root, plan.but(mounts=(*plan.mounts, *steps)), left)
+
+
+def _run(root: Root, plan: Session, left: Callable[[int], None] | None) -> int:
     """Run a planned session, and let others know of it meanwhile."""
     record: Lock | None = None
 
@@ -61,7 +71,7 @@ def _run(root: Root, plan: Session) -> int:
         record = locking.start_session_record(root, pid, plan.command or ["shell"])
 
     try:
-        return enter.run(plan, started=started)
+        return enter.run(plan, started=started, left=left)
     finally:
         if record:
             record.close()
@@ -79,6 +89,7 @@ def session_options(values: Mapping[str, Any]) -> session.Options:
         binfmt=check_policy(values["binfmt"]),
         qemu=wanted_emulator(values["qemu"], values["qemu_sha256"], values["qemu_version"]),
         ephemeral=overlay_size(values["ephemeral"], values["size"]),
+        keep=kept_name(values["ephemeral"], values["keep"]),
         accelerate=check_level(values["accelerate"]),
         nesting=values["nesting"],
         no_new_privileges=values["no_new_privileges"],
@@ -94,6 +105,13 @@ def overlay_size(ephemeral: bool, size: str) -> str:
     from crossroot import overlay  # only ephemeral sessions need it
 
     return overlay.check_size(size or overlay.DEFAULT_SIZE)
+
+
+def kept_name(ephemeral: bool, keep: str) -> str:
+    """What --keep names, "" for nothing. Raises UsageError."""
+    if keep and not ephemeral:
+        raise UsageError("--keep is for ephemeral sessions only", hint="add --ephemeral")
+    return layout.check_name(keep) if keep else ""
 
 
 def wanted_emulator(source: str, sha256: str, version: str) -> Wanted:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -146,9 +147,44 @@ def test_odd_characters_in_the_path_of_the_store(root: Crossroot) -> None:
     [
         (["--size", "1g"], "--size is for ephemeral sessions only"),
         (["--ephemeral", "--size", "much"], "'much' is no size"),
+        (["--keep", "kept"], "--keep is for ephemeral sessions only"),
+        (["--ephemeral", "--keep", "a/b"], "'a/b' is a path, not a name"),
     ],
 )
 def test_usage(root: Crossroot, options: list[str], message: str) -> None:
     done = root.run("run", "riscv64", *options, "--", "true")
     assert done.returncode == 125
     assert message in done.stderr
+
+
+# What is kept
+
+
+def names(crossroot: Crossroot) -> list[str]:
+    return [found["name"] for found in json.loads(crossroot.run("list", "--json", check=True).stdout)]
+
+
+def test_what_a_session_leaves_becomes_a_root_whatever_its_status(root: Crossroot) -> None:
+    done = sh(root, VANDAL + "(setsid sleep 1000 &); echo x >/tmp/lost; exit 3", "--keep", "kept")
+    assert (done.returncode, done.stderr) == (3, "crossroot: keeping kept\n")
+    try:
+        script = "cat /etc/motd; ls /etc/apk; stat -c %a /bin; readlink /link; ls /tmp; uname -m"
+        said = root.run("run", "kept", "--", "sh", "-c", script, check=True).stdout
+        assert said == "changed\nnew\n700\n/\nriscv64\n"
+        taken = sh(root, "echo ran", "--keep", "kept")
+        assert (taken.returncode, taken.stdout) == (125, "")
+        assert "the root kept exists already" in taken.stderr
+    finally:
+        root.run("remove", "kept", check=True)
+
+
+def test_nothing_is_kept_of_a_session_that_did_not_start_or_was_killed(root: Crossroot) -> None:
+    assert sh(root, "true", "--keep", "kept", "--workdir", "/none").returncode == 125
+    assert root.run("run", "riscv64", "--ephemeral", "--keep", "kept", "--", "/none").returncode == 127
+    assert names(root) == ["riscv64"]
+    with started(root, "echo ready; sleep 1000", "--keep", "kept") as process:
+        reserved = sh(root, "true", "--keep", "kept")
+        assert (reserved.returncode, "another crossroot is creating kept" in reserved.stderr) == (125, True)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    wait_until(lambda: names(root) == ["riscv64"] and not os.listdir(root.store / "unfinished"))
