@@ -1,7 +1,8 @@
 """The caller's side of a running session: pass on signals and the terminal, wait for the end.
 
-On a terminal the session has a pseudo-terminal of its own, so that nothing inside can type into the caller's
-(ioctl TIOCSTI). Here its master end is joined to the caller's terminal, which is raw meanwhile.
+On a terminal the session has a pseudo-terminal of its own, so that nothing inside can read from the caller's, change
+its settings or type into it (ioctl TIOCSTI). Here its master end is joined to the caller's terminal, which is raw
+meanwhile; where the session is not to read from the terminal, only what it writes is shown.
 """
 
 from __future__ import annotations
@@ -39,17 +40,40 @@ _CHUNK = 65536
 
 
 class Line(Record):
-    """A pair of sockets over which pid 1 sends the master end of the session's terminal (unix(7), SCM_RIGHTS)."""
+    """A pair of sockets over which pid 1 sends the master end of the session's terminal (unix(7), SCM_RIGHTS).
+
+    shown: the descriptor of the caller's terminal that shows what the session writes. typed: whether what is typed
+    there goes to the session.
+    """
 
     receive: int
     send: int
+    shown: int
+    typed: bool
 
 
 def terminal_line() -> Line | None:
-    """A line for a terminal if stdin and stdout are one and we are in its foreground; else None."""
-    if not (os.isatty(0) and os.isatty(1)) or os.tcgetpgrp(0) != os.getpgrp():
+    """A line for the caller's terminal, if one of the standard streams is one and may not be handed over as it is.
+
+    With stdin and stdout, in the foreground, the session is typed into. With stdin and not stdout, None: the session
+    reads from the terminal itself, when it wants to, as others do that are in the foreground too (`run … | less`). Else
+    it only writes, so that it does not overhear what is typed for others, such as a password.
+    """
+    terminals = [descriptor for descriptor in (1, 2, 0) if os.isatty(descriptor)]
+    if not terminals:
         return None
-    return Line(*linux.socket_pair())
+    foreground = os.isatty(0) and _in_foreground()
+    if foreground and not os.isatty(1):
+        return None
+    return Line(*linux.socket_pair(), terminals[0], foreground)
+
+
+def _in_foreground() -> bool:
+    """Whether we may read from the terminal that stdin is, and nobody else does."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return True  # it is not our controlling terminal, as after su -c, so it knows of no foreground
 
 
 def until_end(child: Child, init: int, line: Line | None) -> int:
@@ -58,16 +82,26 @@ def until_end(child: Child, init: int, line: Line | None) -> int:
     signals = Signals((*FORWARDED, signal.SIGCHLD, signal.SIGWINCH))
     try:
         master = _receive_master(line) if line else None
-        if master is None:
+        if line is None or master is None:
             return _wait(child.pid, init, signals)
+        if not line.typed:
+            _leave_output_as_it_is(master)
+            return _Relay(child.pid, init, signals, master, line.shown, None).run()
         terminal = _Terminal()
         terminal.make_raw()
         try:
-            return _Relay(child.pid, init, signals, master, terminal).run()
+            return _Relay(child.pid, init, signals, master, line.shown, terminal).run()
         finally:
             terminal.restore()
     finally:
         signals.close()
+
+
+def _leave_output_as_it_is(master: int) -> None:
+    """Let the session's terminal change nothing of what is written: the caller's, which is not raw, does that."""
+    settings = termios.tcgetattr(master)
+    settings[1] &= ~termios.OPOST
+    termios.tcsetattr(master, termios.TCSANOW, settings)
 
 
 def _receive_master(line: Line) -> int | None:
@@ -187,16 +221,22 @@ class _Terminal:
 
 
 class _Relay:
-    """Moves bytes between the caller's terminal and the session's until the session ends."""
+    """Moves bytes between the caller's terminal and the session's until the session ends.
 
-    def __init__(self, pid: int, init: int, signals: Signals, master: int, terminal: _Terminal) -> None:
+    shown: the descriptor to write to. terminal: None if nothing is read.
+    """
+
+    def __init__(
+        self, pid: int, init: int, signals: Signals, master: int, shown: int, terminal: _Terminal | None
+    ) -> None:
         self.pid = pid
         self.init = init
         self.signals = signals
         self.master = master
+        self.shown = shown
         self.terminal = terminal
         self.typed = b""  # read from the caller, not yet accepted by the session
-        self.stdin_open = True
+        self.stdin_open = terminal is not None
         self.master_open = True
 
     def run(self) -> int:
@@ -240,9 +280,9 @@ class _Relay:
             self.master_open = False  # EIO: the last slave was closed
             return
         while data:
-            data = data[os.write(1, data) :]
+            data = data[os.write(self.shown, data) :]
 
     def _resize(self) -> None:
         """Give the session's terminal the size of the caller's (ioctl_tty(2))."""
-        size = fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8)
+        size = fcntl.ioctl(self.shown, termios.TIOCGWINSZ, b"\0" * 8)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)

@@ -38,10 +38,14 @@ _NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linu
 
 
 class _Channels(Record):
-    """Sockets to the caller, -1 for none. line: for the terminal. tree: for what an ephemeral session leaves."""
+    """Sockets to the caller, -1 for none. line: for the terminal. tree: for what an ephemeral session leaves.
+
+    typed: see `attend.Line`.
+    """
 
     line: int
     tree: int
+    typed: bool
 
 
 def run(
@@ -53,8 +57,8 @@ def run(
 ) -> int:
     """Enter the session, run its command to the end, and return the exit status for crossroot.
 
-    The status is the command's own, or 128 + n when signal n ended it. On a terminal (stdin and stdout) the
-    command gets a pseudo-terminal of its own; otherwise stdin, stdout and stderr are passed on as they are.
+    The status is the command's own, or 128 + n when signal n ended it. On a terminal the command gets a
+    pseudo-terminal of its own (see `attend.terminal_line`); else stdin, stdout and stderr are passed on as they are.
     terminal: False never makes one. started: called with the host's pid of the session's pid 1. left: called at the
     end with a descriptor of the tree that an ephemeral session has left. Raises CrossrootError if the session or its
     command could not be started; its exit_code is 126 or 127 where the command is the reason.
@@ -62,7 +66,7 @@ def run(
     line = attend.terminal_line() if terminal else None
     flags = _NAMESPACES | (0 if session.network else linux.CLONE_NEWNET)
     tree, tree_send = linux.socket_pair() if left else (-1, -1)
-    channels = _Channels(line.send if line else -1, tree_send)
+    channels = _Channels(line.send if line else -1, tree_send, bool(line and line.typed))
     seen, see = os.pipe()  # closed when `started` has seen pid 1, which must be there until then
     child = namespaces.spawn(
         lambda reporter: _outer(session, channels, reporter, seen, see), id_map=session.id_map, flags=flags
@@ -160,7 +164,7 @@ def _init(session: Session, channels: _Channels, reporter: Reporter) -> int:
     slave = _new_terminal(channels.line, identity) if channels.line >= 0 else None
     command = os.fork()
     if command == 0:
-        _be_command(session, identity, slave, reporter)
+        _be_command(session, identity, slave, reporter, controlling=channels.typed)
     reporter.close()
     if slave is not None:
         os.close(slave)
@@ -234,13 +238,18 @@ def _forward(number: int, command: int) -> None:
         os.kill(command, number)
 
 
-def _be_command(session: Session, identity: Identity, slave: int | None, reporter: Reporter) -> NoReturn:
-    """Become the command; what goes wrong before that is reported, with 126 or 127 where exec failed."""
+def _be_command(
+    session: Session, identity: Identity, slave: int | None, reporter: Reporter, *, controlling: bool
+) -> NoReturn:
+    """Become the command; what goes wrong before that is reported, with 126 or 127 where exec failed.
+
+    slave, controlling: its terminal, if it has one, and whether that is to control it (/dev/tty, job control).
+    """
     status = EXIT_SESSION_FAILED
     try:
         os.setsid()
         if slave is not None:
-            _take_terminal(slave)
+            _take_terminal(slave, controlling=controlling)
         if session.narrow:
             linux.set_personality(linux.PER_LINUX32)
         confinement.confine(strict=session.strict)
@@ -263,9 +272,10 @@ def _be_command(session: Session, identity: Identity, slave: int | None, reporte
         os._exit(status)
 
 
-def _take_terminal(slave: int) -> None:
-    """Make the pseudo-terminal the controlling one, and those of stdin, stdout and stderr that were a terminal."""
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+def _take_terminal(slave: int, *, controlling: bool) -> None:
+    """Make the pseudo-terminal those of stdin, stdout and stderr that were a terminal, and the controlling one."""
+    if controlling:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     for descriptor in (0, 1, 2):
         if os.isatty(descriptor):
             os.dup2(slave, descriptor)

@@ -4,12 +4,16 @@ What only a session of an ordinary user promises is tried as the user alone; the
 against accidents and is no boundary.
 """
 
+import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import subprocess
+import termios
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -264,6 +268,57 @@ def test_abstract_sockets_of_the_host_are_out_of_reach(shared_root: Crossroot) -
         scoped = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
         assert status(shared_root, *calls) == (errno.EPERM if scoped else 0)
         assert status(shared_root, *calls, options=("--no-network",)) in (errno.EPERM, errno.ECONNREFUSED)
+
+
+def test_nothing_types_into_a_terminal_that_is_passed_on(shared_root: Crossroot, figures: Figures) -> None:
+    """stdin is a terminal and stdout is not, so that the session holds the caller's."""
+    folder = new_folder(shared_root.tmp, shared_root.identity)
+    for abi, ioctl in (("x86_64", IOCTL), ("x86", 54), ("riscv64", 29)):
+        for request in (TIOCSTI, TIOCLINUX, 1 << 32 | TIOCSTI):
+            if abi != "x86_64" and request >> 32:
+                continue
+            calls: list[Call] = [(ioctl, 0, TIOCSCTTY, 0), (ioctl, 0, request, b"\x03")]
+            (folder / "attack").write_bytes(program(abi, calls))
+            (folder / "attack").chmod(0o755)
+            with terminal() as (master, slave):
+                result = shared_root.popen("run", "riscv64", "--", "./attack", cwd=folder, stdin=slave)
+                said = result.communicate(timeout=30)
+                # What an emulator does not know it refuses itself.
+                refusals = (errno.EPERM,) if abi != "riscv64" else (errno.EPERM, errno.ENOTTY)
+                assert result.returncode in refusals, said
+                assert waiting(master) == b""
+            figures.add("ways to type into the caller's terminal tried")
+
+
+def test_a_terminal_that_is_only_written_to_is_not_the_callers(shared_root: Crossroot) -> None:
+    """stdin is none, so what is typed while the session runs is for others."""
+    script = "readlink /proc/$$/fd/1; readlink /proc/$$/fd/2; timeout 1 head -n 1 <&2; stty -echo <&1; echo end"
+    with terminal() as (master, slave):
+        process = shared_root.popen(
+            "run", "riscv64", "--", "sh", "-c", script, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave
+        )
+        os.write(master, b"secret\n")
+        assert process.wait(30) == 0
+        assert waiting(slave) == b"secret\n"
+        assert termios.tcgetattr(slave)[3] & termios.ECHO
+        said = waiting(master).replace(b"\r", b"").replace(b"secret\n", b"", 1).splitlines()
+        assert (said[:2], said[-1]) == ([b"/dev/pts/0", b"/dev/pts/0"], b"end")
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal: its master end, and the end that is a terminal for programs."""
+    master, slave = os.openpty()
+    try:
+        yield master, slave
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def waiting(descriptor: int) -> bytes:
+    """What can be read at once."""
+    return os.read(descriptor, 65536) if select.select([descriptor], [], [], 0)[0] else b""
 
 
 # Links of the root
