@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Result:
         ways = {f"one after the other, {kind}": one_by_one, f"matrix, {kind}": at_once}
         turn, once = in_turn(ways, 3, after=lambda: crossroot.run("remove", *ARCHES)).values()
         series += [turn, once]
-        because = f"native processes reach {ratios[0].value:.2f} on this machine"
+        because = f"native processes reached {ratios[0].value:.2f} meanwhile on this machine"
         ratios.append(
             ratio(f"four arches at once against one after the other: {kind}", once, turn, at_most=0.6, because=because)
         )
