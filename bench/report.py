@@ -76,9 +76,9 @@ def _goal(ratio: Ratio) -> str:
     if ratio.reached:
         verdict = "reached"
     else:
-        wanted = ratio.at_most or ratio.at_least or 1.0
-        factor = max(ratio.value / wanted, wanted / ratio.value)
-        verdict = f"missed by a factor of {factor:.2f}" + (f", because {ratio.because}" if ratio.because else "")
+        wanted = ratio.at_least if ratio.at_most is None else ratio.at_most
+        by = f" by a factor of {max(ratio.value / wanted, wanted / ratio.value):.2f}" if wanted else ""
+        verdict = f"missed{by}" + (f", because {ratio.because}" if ratio.because else "")
     return f"| {ratio.what} | {goal} | {ratio.value:.2f} | {verdict} |"
 
 
