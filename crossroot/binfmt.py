@@ -106,12 +106,14 @@ def entries(table: Path = TABLE) -> list[Entry]:
 def _parse(name: str, text: str) -> Entry:
     lines = text.splitlines()
     fields = dict(line.partition(" ")[::2] for line in lines[1:])
+    offset = fields.get("offset", "")
     return Entry(
         name=name,
         enabled=lines[:1] == ["enabled"],
         interpreter=fields.get("interpreter", ""),
         flags=fields.get("flags:", ""),
-        offset=int(fields.get("offset", "0")),
+        # The path of an interpreter may have newlines in it, and lines that look like these.
+        offset=int(offset) if offset.isascii() and offset.isdecimal() and len(offset) < 10 else 0,
         magic=fields.get("magic", ""),
         mask=fields.get("mask", ""),
     )

@@ -174,14 +174,17 @@ def mounts_below(folder: Path) -> list[str]:
     A link in the place of the folder itself is not followed.
     """
     real = Path(os.path.realpath(folder.parent)) / folder.name
-    with open("/proc/self/mountinfo", "rb") as lines:
-        points = [os.fsdecode(_unescape(line.split(b" ")[4])) for line in lines]
+    try:
+        with open("/proc/self/mountinfo", "rb") as lines:
+            points = [os.fsdecode(_unescape(line.split(b" ")[4])) for line in lines]
+    except IndexError as error:
+        raise CrossrootError("/proc/self/mountinfo is not the kernel's", hint="mount a proc on /proc") from error
     return [point for point in points if Path(point).is_relative_to(real)]
 
 
 def _unescape(field: bytes) -> bytes:
     """Undo mountinfo's escapes: space, tab, newline and backslash stand there as three octal digits."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    return re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 def shown(path: str) -> str:

@@ -37,6 +37,8 @@ def loads(data: bytes) -> Any:
         value, end = _json.make_scanner(_Context())(text, 0)  # type: ignore[arg-type]
     except StopIteration:
         raise ValueError("it is not JSON") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if end != len(text):
         raise ValueError(f"it goes on after its end, at character {end}")
     return value

@@ -111,4 +111,5 @@ def _rows(database: _Database) -> list[list[str]]:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) <= _LARGEST_ID
+    # Python refuses to convert what has more than 4300 digits.
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _LARGEST_ID

@@ -106,7 +106,7 @@ def read(path: Path) -> Lock:
         document = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="make one: crossroot lock PROFILE") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unsound(path, str(error)) from error
     if document.get("format") != _FORMAT:
         raise UsageError(

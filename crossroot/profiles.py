@@ -476,6 +476,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, str(error)) from error
+    except RecursionError as error:
+        raise _syntax_error(path, "nested too deeply") from error
     return _check(document, path, text)
 
 
