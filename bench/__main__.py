@@ -41,7 +41,8 @@ def main() -> int:
             module = importlib.import_module(f"bench.{name}")
             print(f"bench: {name}", file=sys.stderr, flush=True)
             results[module.TITLE] = _measure(module.measure, mirror, options.rounds, options.folder)
-    report.write(options.results, results, time.monotonic() - start)
+            # Each time, so that an interruption loses only what is under way.
+            report.write(options.results, results, time.monotonic() - start)
     print(options.results.read_text())
     ratios = [each for result in results.values() if isinstance(result, Result) for each in result.ratios]
     return 0 if all(each.reached for each in ratios) else 1
