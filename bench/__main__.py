@@ -8,6 +8,7 @@ Exit status 1 if a goal is missed or a measurement failed in an unexpected way.
 import argparse
 import importlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(MEASUREMENTS):
         parser.error(f"there is no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was made is removed
     start = time.monotonic()
     results: dict[str, Result | str] = {}
     with served(options.mirror or alpine.DEFAULT_MIRROR) as mirror:
