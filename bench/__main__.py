@@ -22,7 +22,7 @@ from bench.mirror import served
 from crossroot.distros import alpine
 
 # Each a module with TITLE and measure(Setting) -> Result, in the order of the page.
-MEASUREMENTS = ("enter", "create", "packages", "accelerate", "matrix", "scale", "emulators")
+MEASUREMENTS = ("enter", "create", "packages", "matrix", "scale", "emulators", "accelerate")
 
 
 def main() -> int:
