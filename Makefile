@@ -7,7 +7,7 @@ SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
 
 SEED = 1
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test bench test-long lint clean
 
 demo:
 	@scripts/setup demo
