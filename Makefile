@@ -1,6 +1,7 @@
 # `make demo`, `make test` and `make bench` set up everything they need on Debian and Ubuntu: as root, or with sudo.
-# MIRROR=URL names another Alpine mirror for the demo and the measurements, for these also a folder with one. `make test-long` is what takes minutes and repeats much: kills,
-# hostile archives, fuzzing, load; SEED=random, or a number, chooses other moments and inputs than CI does.
+# MIRROR=URL names another Alpine mirror for the demo and the measurements, for these also a folder with one.
+# `make test-long` is what takes minutes and repeats much: kills, hostile archives, fuzzing, load; SEED=random, or a
+# number, chooses other moments and inputs than CI does.
 
 # Without the suffix .py the tools don't find it by themselves.
 SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
@@ -27,7 +28,7 @@ lint:
 	@scripts/setup test
 	.venv/bin/ruff check . $(SCRIPTS)
 	.venv/bin/ruff format --check . $(SCRIPTS)
-	.venv/bin/mypy --strict crossroot tests $(SCRIPTS)
+	.venv/bin/mypy --strict crossroot tests bench $(SCRIPTS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
