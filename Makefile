@@ -28,7 +28,7 @@ lint:
 	@scripts/setup test
 	.venv/bin/ruff check . $(SCRIPTS)
 	.venv/bin/ruff format --check . $(SCRIPTS)
-	.venv/bin/mypy --strict crossroot tests bench $(SCRIPTS)
+	.venv/bin/mypy --strict --scripts-are-modules crossroot tests bench $(SCRIPTS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
