@@ -29,11 +29,11 @@ def check_size(text: str) -> str:
 def over(rootfs: str, size: str) -> int:
     """A detached overlay over the folder `rootfs`, which is never written. size: of what may be changed, see tmpfs(5).
 
-    For a private mount namespace: a tmpfs is left mounted on `rootfs`. Raises CrossrootError.
+    For a private mount namespace. Raises CrossrootError.
     """
     lower = os.open(rootfs, os.O_PATH | os.O_DIRECTORY)
     changes = linux.new_filesystem("tmpfs", {"size": size, "mode": "0700"})
-    # Before Linux 6.15 the layers of an overlay have to be mounted somewhere.
+    # Before Linux 6.15 the layers of an overlay have to be mounted somewhere; it keeps them then.
     linux.move_mount(changes, rootfs)
     os.mkdir("work", 0o700, dir_fd=changes)
     upper = _twin(lower, "upper", changes)
@@ -50,6 +50,7 @@ def over(rootfs: str, size: str) -> int:
     except OSError as error:
         raise _refused(rootfs, error) from error
     finally:
+        linux.detach(rootfs)
         for descriptor in (lower, changes, upper):
             os.close(descriptor)
 

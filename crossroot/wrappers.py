@@ -41,6 +41,7 @@ def script(program: Program, triplet: str) -> str:
         triplet=triplet,
         option=" ".join(program.option),
         flag=program.option[0] if program.option else "",
+        offload="y" if "offload" in program.option else "",
     )
 
 
@@ -104,7 +105,8 @@ emulated "$@"
 # With GCC_EXEC_PREFIX the native driver and its cc1 name the root's own headers, start files and libgcc exactly as the
 # emulated ones do, so that debug information and dependencies have the same paths. Their own programs are found by
 # COMPILER_PATH; both variables only reach what gcc itself starts. gcc's headers of C++ are in other places for a cross
-# compiler, so they are named, in the same order. The emulated driver answers questions about itself, and takes what
+# compiler, so they are named, in the same order. A gcc that can offload to a GPU tells cc1 of -lm, and so the debug
+# information. The emulated driver answers questions about itself, and takes what
 # depends on the CPU, on a plugin, on another linker, or on files of another place.
 _COMPILER = (
     _START
@@ -115,13 +117,20 @@ if [[ $GCC_EXEC_PREFIX = "$prefix" && $COMPILER_PATH = {place}/* ]]; then
 fi
 [[ -n $GCC_EXEC_PREFIX$COMPILER_PATH$LIBRARY_PATH ]] && emulated "$@"
 [[ $# -eq 0 ]] && emulated
-cxx=/usr/include/c++/{option}:/usr/include/{triplet}/c++/{option}:/usr/include/c++/{option}/backward
+cxx=/usr/include/c++/{flag}:/usr/include/{triplet}/c++/{flag}:/usr/include/c++/{flag}/backward
+links=y
+compiles=
+set -A words
 for word; do
+    words+=("$word")
     case $word in
         -march=native | -mcpu=native | -mtune=native) emulated "$@" ;;
         -v | --version | -'###' | -print-* | --print-* | -dump* | --help* | --target-help) emulated "$@" ;;
         -fplugin* | -fuse-ld=* | -specs* | --specs* | -f*-charset=* | -wrapper) emulated "$@" ;;
         -nostdinc | -nostdinc++) cxx= ;;
+        -lm) [[ -n "{offload}" ]] && words+=(-foffload-options=-l_GCC_m) ;;
+        -c | -S | -E | -M | -MM | -fsyntax-only) links= ;;
+        -x | *.c | *.cc | *.cpp | *.cxx | *.c++ | *.C | *.i | *.ii) compiles=y ;;
         --sysroot* | -isysroot* | -B* | -iprefix*) emulated "$@" ;;
         @*)
             [[ -f ${{word#@}} && $(<"${{word#@}}") != *@(native|nostdinc|plugin|-ld|specs|charset|sysroot|-B)* ]] ||
@@ -129,10 +138,11 @@ for word; do
             ;;
     esac
 done
+[[ -n "{offload}" && -n $links && -n $compiles && $0 = *++* ]] && emulated "$@"
 [[ -n $cxx ]] && export CPLUS_INCLUDE_PATH=${{CPLUS_INCLUDE_PATH:+$CPLUS_INCLUDE_PATH:}}$cxx
 export GCC_EXEC_PREFIX=$prefix
-export COMPILER_PATH={place}/usr/libexec/gcc-cross/{triplet}/{option}:{place}/usr/{triplet}/bin
-exec -a "${{0##*/}}" {native} "$@"
+export COMPILER_PATH={place}/usr/libexec/gcc-cross/{triplet}/{flag}:{place}/usr/{triplet}/bin
+exec -a "${{0##*/}}" {native} "${{words[@]}}"
 """
 )
 

@@ -53,6 +53,12 @@ def with_session_options(function: Callable[..., int]) -> Callable[..., int]:
 def run(
     name: Name,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run it emulated first, and compare what --output names.")
+    ] = False,
+    output: Annotated[
+        list[str] | None, typer.Option("--output", metavar="PATH", help="A file or folder that --verify compares.")
+    ] = None,
     **values: Any,
 ) -> int:
     """Run a command in a root and exit with its status.
@@ -64,7 +70,13 @@ def run(
       crossroot run riscv64 -- make check
       crossroot run riscv64 --env CFLAGS=-O2 --bind ~/data:/data:ro -- ./test.sh
       crossroot run riscv64 --ephemeral -- apk add gcc
+      crossroot run debian-riscv64 --accelerate 2 --verify --output hello -- make hello
     """
+    if verify or output:
+        from crossroot.cli import verification
+
+        chosen = sessions.session_options(values)
+        return verification.run(sessions.meant(name), chosen, command, verification.outputs(verify, output))
     return sessions.enter_root(sessions.meant(name), sessions.session_options(values), command)
 
 

@@ -55,14 +55,14 @@ def _accelerated(root: Root, plan: Session, chosen: session.Options, left: Calla
     """Run a planned session, with native tools where that is asked for. left: see `enter.run`."""
     level = root.accelerate if chosen.accelerate is None else chosen.accelerate
     if not level or plan.handler.scope == "native":
-        return _run(root, plan, left)
+        return run_plan(root, plan, left)
     from crossroot import accelerate  # only sessions with native tools need it
 
     with accelerate.mounts(root, level, paths.store(), paths.cache()) as steps:
-        return _run(root, plan.but(mounts=(*plan.mounts, *steps)), left)
+        return run_plan(root, plan.but(mounts=(*plan.mounts, *steps)), left)
 
 
-def _run(root: Root, plan: Session, left: Callable[[int], None] | None) -> int:
+def run_plan(root: Root, plan: Session, left: Callable[[int], None] | None = None) -> int:
     """Run a planned session, and let others know of it meanwhile."""
     record: Lock | None = None
 

@@ -487,7 +487,8 @@ def _configure(recipe: Recipe, rootfs: Path, id_map: IdMap | None, exact: Exact 
     def work(_: ui.Progress) -> list[str]:
         os.chroot(rootfs)
         os.chdir("/")
-        _empty(Path("/dev"))  # a session has its own
+        if os.path.isdir("/dev"):  # unpacked packages alone have none
+            _empty(Path("/dev"))  # a session has its own
         guest.write("/etc/hostname", b"localhost\n")  # not the host's
         guest.write(_POLICY_FILE, _POLICY)
         os.chmod(_POLICY_FILE, 0o755)

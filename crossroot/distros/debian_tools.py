@@ -27,6 +27,7 @@ _TRIPLETS = {
     "x86_64": "x86_64-linux-gnu",
     "loongarch64": "loongarch64-linux-gnu",
 }
+_OFFLOADING = ("aarch64", "ppc64le", "x86_64")  # those where Debian's gcc is configured with --enable-offload-targets
 _QBE_TARGETS = {"aarch64": "arm64", "riscv64": "rv64", "x86_64": "amd64_sysv"}
 _BINUTILS = (
     *("addr2line", "ar", "as", "c++filt", "elfedit", "ld.bfd", "nm", "objcopy", "objdump", "ranlib", "readelf"),
@@ -114,7 +115,7 @@ def _compilers(arch: Arch, packages: Mapping[str, str]) -> list[Program]:
             name,
             f"{name}-{_in_names(arch)}",
             needs=(f"binutils-{_in_names(arch)}",),
-            option=(name.rpartition("-")[2],),
+            option=(name.rpartition("-")[2], *(("offload",) if arch.name in _OFFLOADING else ())),
         )
         for name in names
     ]

@@ -26,15 +26,19 @@ TWICE = "int twice(int x) { return x * 2; }\n"
 MAKEFILE = """\
 CFLAGS = -O2 -g -MD -Wall
 OBJECTS = main.o twice.o
-all: program program.static program.lto listing
+all: program program.static program.lto program.one listing
 program: main.o libtwice.a
 \t$(CC) -o $@ $^
 program.static: $(OBJECTS)
 \t$(CC) -static -o $@ $^
 program.lto: main.c twice.c
-\t$(CC) -O2 -flto -frandom-seed=1 -o $@ $^
+\t$(CC) -O2 -g -flto -frandom-seed=1 -o $@ $^
+program.one: main.c twice.c
+\t$(CC) -g -o $@ $^ -lm
 libtwice.a: twice.o
 \tar rcs $@ $^
+clean:
+\trm -f *.o *.d *.a program* listing
 listing: program
 \tobjdump -d $< > $@ && readelf -aW $< >> $@ && nm $< >> $@
 """
@@ -73,7 +77,7 @@ def test_a_project_in_c_is_the_same_at_every_level(workshop: Workshop, project: 
         assert workshop.run("./c/program").split() == ["42", "main.c", "8"]
         assert workshop.run("./c/program.lto").split()[0] == "42"
     assert built[0] == built[1] == built[2]
-    assert len(built[0]) == 12
+    assert len(built[0]) == 13
 
 
 def test_the_tools_are_native_and_the_root_is_as_before(workshop: Workshop, project: Path) -> None:
@@ -113,6 +117,31 @@ true
     assert said[2] == said[0]
     assert f"/usr/lib/gcc/{workshop.target.qemu}-linux-gnu/14" in said[0]
     assert project.is_dir()
+
+
+def test_verify_builds_again_and_compares(workshop: Workshop, project: Path) -> None:
+    verify = ["run", workshop.target.name, "--accelerate", "2", "--verify"]
+
+    def run(*words: str) -> tuple[int, str]:
+        result = workshop.crossroot.run(*verify, *words, cwd=project, timeout=900)
+        return result.returncode, result.stderr
+
+    workshop.run("make", "-C", "c", "clean", level=2)
+    make = ["--output", "program", "--output", "main.o", "--", "make", "program"]
+    status, said = run(*make)
+    assert (status, "the same, byte for byte (2 files)" in said) == (0, True), said
+    assert (project / "program").exists()
+    status, said = run(*make)
+    assert (status, "an output is there already" in said) == (125, True), said
+    status, said = run("--output", "now", "--output", "same", "--", "sh", "-c", "date +%N > now; echo x > same")
+    assert (status, "the builds differ in now\n" in said) == (125, True), said
+    status, said = run("--output", "never", "--", "true")
+    assert (status, "made no such output" in said) == (125, True), said
+    assert run("--output", "never", "--", "sh", "-c", "exit 7")[0] == 7
+    assert run("--", "true")[0] == 125
+    result = workshop.crossroot.run("run", workshop.target.name, "--verify", "--output", "x", "--", "true")
+    assert (result.returncode, "no native tools to verify" in result.stderr) == (125, True), result.stderr
+    assert {path.name for path in project.iterdir()} >= {"now", "same"}
 
 
 def test_hare_is_the_same_at_every_level(workshop: Workshop) -> None:

@@ -11,21 +11,21 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image
-        output pack paths pick seccomp tasks tree ui unpack wanted
+        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image output pack
+        paths pick seccomp tasks tree ui unpack wanted
     """,
     2: """
-        apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status confinement distros
-        distros.alpine distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator
-        emulator_fetch handlers job_display jobs junit lock locking metadata mounts overlay probe profiles
-        snapshots store wrappers
+        apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status confinement distros distros.alpine
+        distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator emulator_fetch handlers
+        job_display jobs junit lock locking metadata mounts overlay probe profiles snapshots store wrappers
     """,
     3: """
-        accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot
+        accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot verify
     """,
     4: """
         __main__ cli cli.app cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock
         cli.matrix cli.options cli.packages cli.profile cli.roots cli.session_commands cli.sessions cli.snapshots
+        cli.verification
     """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
