@@ -27,7 +27,7 @@ _EXAMPLE = Path(__file__).parents[1] / "examples/hare"
 
 # In the folder of the sources; CC and AR are for the cross build. Without -j: a ratio of two cores is no other.
 _LUA = "make -s -C lua/src clean && make -s -C lua/src generic CC='{cc} -std=gnu99' AR='{ar} rcu' RANLIB={ranlib}"
-_HARE = "export HARECACHE=/tmp/cache; hare build {option} -o hare/tally hare/cmd/tally"
+_HARE = "cd hare && HARECACHE=/tmp/cache hare build {option} -o tally cmd/tally"
 
 
 @dataclass(frozen=True)
