@@ -15,7 +15,7 @@ from tests.fuzz.targets import TARGETS, kept
 from tests.support.figures import Figures
 from tests.support.mirror import REPOSITORY
 
-SECONDS = 12  # of libFuzzer for each target
+SECONDS = 6  # of libFuzzer for each target
 MUTATIONS = 200
 INSERTED = (b"\n", b":", b"=", b'"', b"\\", b"[", b"{", b"9" * 5000, b"\xff", b"-1", b"../")
 NAMES = pytest.mark.parametrize("name", TARGETS)
