@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from crossroot import apt, linux, store, toolroot, ui, wrappers
+from crossroot import apt, guest, store, toolroot, ui, wrappers
 from crossroot import arch as arches
 from crossroot.distros import debian, debian_tools
 from crossroot.errors import CrossrootError
@@ -22,8 +22,6 @@ from crossroot.metadata import Root
 from crossroot.mounts import Bind, Folder, Replace, Step
 from crossroot.toolroot import Plan, Tools
 from crossroot.wrappers import Program
-
-_LARGEST_STATUS = 64 << 20  # bytes of dpkg's status file
 
 
 @contextmanager
@@ -63,7 +61,7 @@ def _plan_of(root: Root) -> Plan | None:
     host, target = arches.find(os.uname().machine), arches.find(root.arch)
     if root.distro not in debian.DISTROS or not debian_tools.triplet(target):
         return None
-    packages = debian_tools.installed(read(root, debian_tools.STATUS))
+    packages = debian_tools.installed(guest.read_below(root.rootfs_folder, debian_tools.STATUS))
     found = tuple(debian_tools.programs(target, packages))
     if not found:
         return None
@@ -71,19 +69,6 @@ def _plan_of(root: Root) -> Plan | None:
     # Ubuntu has other mirrors for other arches.
     mirror = "" if root.distro == "ubuntu" or root.mirror in usual else root.mirror
     return Plan(root.distro, root.branch, mirror, host, target, packages, found)
-
-
-def read(root: Root, file: str) -> str:
-    """A file of the root, which is foreign: its links lead nowhere out of it. "" if there is none."""
-    folder = os.open(root.rootfs, os.O_PATH | os.O_DIRECTORY)
-    try:
-        descriptor = linux.openat2(folder, file.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK, linux.RESOLVE_IN_ROOT)
-    except OSError:
-        return ""
-    finally:
-        os.close(folder)
-    with open(descriptor, "rb") as stream:
-        return stream.read(_LARGEST_STATUS).decode(errors="replace")
 
 
 def usable(plan: Plan, versions: Mapping[str, str], level: int) -> list[Program]:

@@ -189,6 +189,8 @@ def _root(request: Request, unfinished: Path, created: str) -> Root:
         packages=profile.packages,
         crossroot_version=__version__,
         accelerate=profile.accelerate,
+        ccache=profile.ccache,
+        distcc=profile.distcc,
     )
 
 

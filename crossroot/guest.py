@@ -1,7 +1,7 @@
 """The files of a root that crossroot itself reads and writes: its users (passwd(5), group(5)) and what it is.
 
-Called with the root as "/". Python's pwd module must not be used there: glibc would load NSS libraries of the root
-into crossroot.
+Called with the root as "/", but for what ends in `_below`. Python's pwd module must not be used there: glibc would load
+NSS libraries of the root into crossroot.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from crossroot import linux
 from crossroot.errors import CrossrootError
 from crossroot.record import Record
 
@@ -26,6 +27,7 @@ _PASSWD = _Database("/etc/passwd", 7, (2, 3))
 _GROUP = _Database("/etc/group", 4, (2,))
 _ROOT = ["root", "x", "0", "0", "root", "/root", "/bin/sh"]  # of a rootfs without /etc/passwd
 _LARGEST_FILE = 4 << 20  # bytes
+_LARGEST_TEXT = 64 << 20  # bytes; dpkg's status file is long
 _LARGEST_ID = 0xFFFFFFFE  # the next one means "none" to system calls
 
 
@@ -71,6 +73,39 @@ def read(file: str) -> bytes:
             return b""
         with open(descriptor, "rb", closefd=False) as stream:
             return stream.read(_LARGEST_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def open_below(rootfs: str, file: str, flags: int) -> int:
+    """Open a file of the root in the folder `rootfs`, whose links lead nowhere out of it. Raises OSError."""
+    folder = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return linux.openat2(folder, file.lstrip("/"), flags | os.O_CLOEXEC, linux.RESOLVE_IN_ROOT)
+    finally:
+        os.close(folder)
+
+
+def read_below(rootfs: str, file: str) -> str:
+    """The text of a regular file of the root in the folder `rootfs`, at most 64 MiB; "" if there is none."""
+    try:
+        descriptor = open_below(rootfs, file, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return stream.read(_LARGEST_TEXT).decode(errors="surrogateescape")
+
+
+def names_below(rootfs: str, folder: str) -> list[str]:
+    """What is in a folder of the root in the folder `rootfs`; nothing if there is no such folder."""
+    try:
+        descriptor = open_below(rootfs, folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return []
+    try:
+        return os.listdir(descriptor)
     finally:
         os.close(descriptor)
 

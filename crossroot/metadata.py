@@ -28,8 +28,8 @@ class Root(Record):
     """A named rootfs in the store. All texts may be "" where there is nothing to say.
 
     source: URL or file of the archive it was made from, sha512 its hash. created: see `timestamp`. id_map: under which
-    its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt, accelerate: of the
-    profile, for sessions.
+    its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt, accelerate, ccache,
+    distcc: of the profile, for sessions.
     """
 
     name: str
@@ -53,6 +53,8 @@ class Root(Record):
     packages: tuple[str, ...]
     crossroot_version: str
     accelerate: int = 0
+    ccache: bool = False
+    distcc: tuple[str, ...] = ()
 
     @property
     def rootfs_folder(self) -> str:
@@ -79,7 +81,8 @@ class Root(Record):
     def from_json(data: Any, folder: str) -> Root:
         """The root in a folder with this root.json. Raises CrossrootError if it makes no sense."""
         try:
-            data = {"qemu_version": "", "accelerate": 0, **data}  # which early roots lack
+            # Early roots lack these.
+            data = {"qemu_version": "", "accelerate": 0, "ccache": False, "distcc": (), **data}
             if data["format"] != _FORMAT:
                 raise CrossrootError(
                     f"{folder}/root.json has format {data['format']}, this crossroot knows format {_FORMAT}",
@@ -93,6 +96,8 @@ class Root(Record):
                 binds=_texts(data["binds"]),
                 packages=_texts(data["packages"]),
                 accelerate=int(data["accelerate"]),
+                ccache=bool(data["ccache"]),
+                distcc=_texts(data["distcc"]),
                 **dict(zip(_TEXTS, _texts(data[key] for key in _TEXTS), strict=True)),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

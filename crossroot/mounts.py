@@ -76,6 +76,13 @@ class Folder(Record):
     target: str
 
 
+class Script(Record):
+    """An executable file with this text, in a file system that the plan mounted before it."""
+
+    text: str
+    target: str
+
+
 class Replace(Record):
     """A file of the host in the place of a file that the root has at `target`; nothing where it has none."""
 
@@ -95,7 +102,7 @@ class Mask(Record):
     target: str
 
 
-Step = Bind | New | Content | Link | Folder | Replace | ReadOnly | Mask
+Step = Bind | New | Content | Link | Folder | Script | Replace | ReadOnly | Mask
 
 
 def describe(step: Step) -> str:
@@ -111,6 +118,8 @@ def describe(step: Step) -> str:
             return f"link {step.target} to {step.points_to}"
         case Folder():
             return f"make folder {step.target}"
+        case Script():
+            return f"write the script {step.target}"
         case Replace():
             return f"bind {step.source} in the place of {step.target}"
         case ReadOnly():
@@ -182,7 +191,7 @@ def _make(step: Step, say: Callable[[str], None]) -> int | None:
                 return tree
             case New():
                 return _new(step, say)
-            case Content() | Link() | Folder() | ReadOnly() | Mask():
+            case Content() | Link() | Folder() | Script() | ReadOnly() | Mask():
                 return None
             case Replace():
                 tree = linux.open_tree(step.source)
@@ -233,6 +242,9 @@ def _attach(item: Prepared, new: dict[str, int]) -> None:
             return
         case Folder():
             os.mkdir(target, 0o755, dir_fd=folder)
+            return
+        case Script(text):
+            _write(text.encode(), target, folder, mode=0o755)
             return
         case ReadOnly() | Mask():
             try:
@@ -294,10 +306,15 @@ def _file(step: Content, dev: int) -> int:
     could be mounted.
     """
     name = step.target.replace("/", ".")
-    with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=dev), "wb") as stream:
-        os.fchmod(stream.fileno(), 0o644)
-        stream.write(step.data)
+    _write(step.data, name, dev, mode=0o644)
     return linux.open_tree(name, folder=dev, recursive=False)
+
+
+def _write(data: bytes, path: str, folder: int, *, mode: int) -> None:
+    """Make a new file of this mode below the descriptor `folder`."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=folder), "wb") as stream:
+        os.fchmod(stream.fileno(), mode)
+        stream.write(data)
 
 
 def _ensure_file(path: str, folder: int) -> None:

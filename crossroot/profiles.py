@@ -58,6 +58,8 @@ class Profile:
     qemu_version: str = ""
     binfmt: str = "auto"
     accelerate: int = 0
+    ccache: bool = False
+    distcc: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     sources: tuple[Path, ...] = ()
 
@@ -141,9 +143,9 @@ _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 class Key:
     """One key that a profile file may hold.
 
-    kind: str, int, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one would
-    type it. parse: takes one string of its value and gives the one to use, or raises UsageError. distros: which of
-    them know it. largest: of numbers, which start at 0.
+    kind: str, int, bool, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one
+    would type it. parse: takes one string of its value and gives the one to use, or raises UsageError. distros: which
+    of them know it. largest: of numbers, which start at 0.
     """
 
     kind: type[Any]
@@ -230,6 +232,10 @@ KEYS: dict[str, Key] = {
     "qemu_version": Key(str, "which emulators will do", 'qemu_version = ">=8"', _parse_qemu_version),
     "binfmt": Key(str, "which handler may serve", 'binfmt = "private"', _choice(POLICIES)),
     "accelerate": Key(int, "the level of native tools", "accelerate = 1", largest=LEVELS[-1]),
+    "ccache": Key(bool, "whether compilers go through ccache", "ccache = true"),
+    "distcc": Key(
+        list, "hosts that compile for it", 'distcc = ["build1/4", "localhost/2"]', _pattern(r"\S+", "a host of distcc")
+    ),
     "env": Key(dict, "environment variables of sessions", 'env = { LANG = "C.UTF-8" }'),
 }
 
@@ -263,6 +269,9 @@ def _finished(name: str, values: dict[str, Any], files: Sequence[Path]) -> Profi
     if distro == "alpine" and values.get("mirrors") == ():
         raise _lacking("mirrors", files[-1])
     values["arch"] = arch.ALL[values["arch"]]
+    for tool in ("ccache", "distcc"):
+        if values.get(tool):
+            values["packages"] = tuple(dict.fromkeys([*values.get("packages", ()), tool]))
     return Profile(name=name, sources=tuple(files), **values)
 
 
@@ -353,7 +362,7 @@ def to_toml(profile: Profile, table: str = "") -> str:
 def toml_value(value: str | int | tuple[str, ...] | Arch) -> str:
     """The value as TOML writes it."""
     if isinstance(value, int):
-        return str(value)
+        return str(value).lower()  # True is an int
     if isinstance(value, Arch):
         return toml_value(value.name)
     if isinstance(value, tuple):
@@ -487,12 +496,14 @@ def _check(document: dict[str, Any], path: Path, text: str) -> dict[str, Any]:
     for name, value in document.items():
         with _located(path, text, name):
             key = _key(name)
-            if not isinstance(value, key.kind) or isinstance(value, bool):
+            if type(value) is not key.kind:
                 raise _wrong_type(name, key.kind, value, key.example)
             if key.kind is str:
                 values[name] = _parse_string(name, value)
             elif key.kind is int:
                 values[name] = _parse_number(name, value)
+            elif key.kind is bool:
+                values[name] = value
             elif key.kind is list:
                 values[name] = tuple(_parse_string(name, entry) for entry in value)
         if key.kind is dict:
@@ -540,6 +551,7 @@ def _key(name: str) -> Key:
 _WANTED: dict[type[Any], str] = {
     str: "a string",
     int: "a number",
+    bool: "true or false",
     list: "a list of strings",
     dict: "a table of strings",
 }

@@ -49,7 +49,8 @@ class Options(Record):
 
     ephemeral: the size of what the session may change, which is lost at its end, see `overlay.check_size`; "" for a
     session that changes the root itself. keep: the root to make of what an ephemeral session leaves, "" for none.
-    accelerate: a level, see the module of that name; None for the root's own. nesting: let containers be made inside.
+    accelerate: a level, see the module of that name; None for the root's own. ccache: also where the root does not say
+    so. nesting: let containers be made inside.
     """
 
     binds: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Options(Record):
     ephemeral: str = ""
     keep: str = ""
     accelerate: int | None = None
+    ccache: bool = False
     nesting: bool = False
     no_new_privileges: bool = False
 

@@ -128,7 +128,8 @@ def _prepare(root: Root, plan: Plan) -> None:
         shell = next((name for name in debian_tools.SHELLS if os.path.exists(name)), "")
         if not shell:
             raise CrossrootError(f"{debian_tools.SHELL_PACKAGE} has no static shell any more")
-        os.symlink(shell, wrappers.SHELL)
+        # Where its links end: one may be absolute, which in a session would lead into the foreign root.
+        os.symlink(os.path.realpath(shell).lstrip("/"), wrappers.SHELL)
         os.mkdir(wrappers.EMULATED)
         _move_loader(own)
         os.mkdir("wrappers")

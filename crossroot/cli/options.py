@@ -50,6 +50,7 @@ SESSION = (
     QEMU_SHA256,
     QEMU_VERSION,
     Option("--accelerate", "text", "0|1|2|3", "Native tools: 1 compilers, 2 shell too, 3 all."),
+    Option("--ccache", "flag", "", "Let compilers go through ccache, as `ccache = true` in the profile."),
     Option("--ephemeral", "flag", "", "Leave the root as it is: changes are lost at the end."),
     Option("--size", "text", "N[k|m|g|%]", "How much --ephemeral may change, in memory."),
     Option("--keep", "text", "NEW", "Make a root of what --ephemeral leaves."),

@@ -55,11 +55,21 @@ def _accelerated(root: Root, plan: Session, chosen: session.Options, left: Calla
     """Run a planned session, with native tools where that is asked for. left: see `enter.run`."""
     level = root.accelerate if chosen.accelerate is None else chosen.accelerate
     if not level or plan.handler.scope == "native":
-        return run_plan(root, plan, left)
+        return run_plan(root, _masquerade(root, plan, chosen), left)
     from crossroot import accelerate  # only sessions with native tools need it
 
     with accelerate.mounts(root, level, paths.store(), paths.cache()) as steps:
-        return run_plan(root, plan.but(mounts=(*plan.mounts, *steps)), left)
+        return run_plan(root, _masquerade(root, plan.but(mounts=(*plan.mounts, *steps)), chosen), left)
+
+
+def _masquerade(root: Root, plan: Session, chosen: session.Options) -> Session:
+    """The session with its compilers by way of ccache and distcc, where that is asked for."""
+    ccache = root.ccache or chosen.ccache
+    if not ccache and not root.distcc:
+        return plan
+    from crossroot import masquerade  # only such sessions need it
+
+    return masquerade.applied(root, plan, ccache=ccache, cache=paths.cache_folder())
 
 
 def run_plan(root: Root, plan: Session, left: Callable[[int], None] | None = None) -> int:
@@ -91,6 +101,7 @@ def session_options(values: Mapping[str, Any]) -> session.Options:
         ephemeral=overlay_size(values["ephemeral"], values["size"]),
         keep=kept_name(values["ephemeral"], values["keep"]),
         accelerate=check_level(values["accelerate"]),
+        ccache=values["ccache"],
         nesting=values["nesting"],
         no_new_privileges=values["no_new_privileges"],
     )

@@ -83,6 +83,7 @@ def programs(arch: Arch, packages: Mapping[str, str]) -> list[Program]:
         for package, names in SHELL_TOOLS.items()
         for name in names
     ]
+    found += [Program(1, "plain", f"/usr/bin/{name}", name, name) for name in ("ccache", "distcc")]
     return [program for program in found if program.package in packages]
 
 

@@ -20,7 +20,8 @@ LAYERS = {
         job_display jobs junit lock locking metadata mounts overlay probe profiles snapshots store wrappers
     """,
     3: """
-        accelerate archive bootstrap ci clone doctor enter export fill packages request session toolroot verify
+        accelerate archive bootstrap ci clone doctor enter export fill masquerade packages request session toolroot
+        verify
     """,
     4: """
         __main__ cli cli.app cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock

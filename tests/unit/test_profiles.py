@@ -551,7 +551,13 @@ def test_the_example_of_a_key_is_valid(folders: Folders, name: str) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_every_key_is_documented_with_type_default_and_example(name: str) -> None:
     text = (REPOSITORY / "docs/profiles.md").read_text()
-    kinds: dict[type, str] = {str: "string", int: "number", list: "list of strings", dict: "table of strings"}
+    kinds: dict[type, str] = {
+        str: "string",
+        int: "number",
+        bool: "true or false",
+        list: "list of strings",
+        dict: "table of strings",
+    }
     section = text.split(f"### `{name}`\n")[1].split("\n## ")[0].split("\n### ")[0]
     about = re.match(rf"\n{kinds[KEYS[name].kind]}, (required|optional|default `(.*)`)\n", section)
     assert about, f"the section of {name} does not start with its type and default"
