@@ -99,14 +99,16 @@ def expected(arch: Arch, policy: str, version: str) -> Handler:
 # What was decided
 
 
-def _memory(arch: Arch) -> str:
-    return os.path.join(paths.cache_folder(), "handlers", arch.name)
+def _memory(arch: Arch, policy: str, version: str) -> str:
+    """The file for what was decided: one for each that is asked for, as sessions that ask for several alternate."""
+    name = " ".join(filter(None, (arch.name, policy, version)))
+    return os.path.join(paths.cache_folder(), "handlers", name.replace("/", "_"))
 
 
 def _remembered(arch: Arch, policy: str, version: str) -> Handler | None:
     """What was decided under the conditions of now; None if it has to be decided anew."""
     try:
-        with open(_memory(arch), encoding="utf-8", errors="surrogateescape") as file:
+        with open(_memory(arch, policy, version), encoding="utf-8", errors="surrogateescape") as file:
             *fields, conditions = file.read().split("\n", 4)
             handler = Handler(*fields)
     except (OSError, TypeError, ValueError):
@@ -117,7 +119,7 @@ def _remembered(arch: Arch, policy: str, version: str) -> Handler | None:
 
 
 def _remember(arch: Arch, policy: str, version: str, handler: Handler) -> None:
-    file = _memory(arch)
+    file = _memory(arch, policy, version)
     text = "\n".join([*handler.as_dict().values(), _conditions(arch, policy, version, handler.emulator)])
     unfinished = f"{file}.{os.getpid()}"
     try:
