@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from crossroot import arch, emulator
+from tests.support import debian_archive
 from tests.support import host as host_state
 from tests.support.figures import Figures
 from tests.support.identity import (
@@ -144,7 +145,7 @@ def workshop(identity: Identity, identity_folder: Path, mirror: Mirror) -> Works
     """A root of Debian with compilers, which takes minutes to make: riscv64 as root, aarch64 as an ordinary user."""
     tmp = new_folder(identity_folder, identity)
     instance = Crossroot(identity, mirror, tmp, tmp / "store", identity_folder / "cache")
-    return new_workshop(instance, arch.find(TARGETS[identity.kind]), tmp / "hare")
+    return new_workshop(instance, arch.find(debian_archive.first_whole(*TARGETS[identity.kind])), tmp / "hare")
 
 
 @pytest.fixture(scope="session")
@@ -217,3 +218,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if found := config.stash.get(MIRROR, None):
         kind = "Alpine" if found.is_alpine else "small Debian roots, so tests about Alpine itself were skipped"
         terminalreporter.write_line(f"roots came from {found.origin}: {kind}; {', '.join(found.arches)}")
+    for note in debian_archive.NOTES:
+        terminalreporter.write_line(note)

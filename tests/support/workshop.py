@@ -10,7 +10,7 @@ from tests.support.identity import Crossroot, Identity
 from tests.support.mirror import REPOSITORY
 
 EXAMPLE = REPOSITORY / "examples/hare"
-TARGETS = {"root": "riscv64", "user": "aarch64"}
+TARGETS = {"root": ("riscv64", "aarch64"), "user": ("aarch64", "riscv64")}  # the first that can be had
 PROFILES = {"riscv64": "debian-hare-riscv64", "aarch64": "debian-hare-arm64"}
 
 
