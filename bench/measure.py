@@ -114,7 +114,8 @@ def quiet(command: Sequence[str | Path], environment: Mapping[str, str] | None =
     )
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip()
-        raise Unavailable(f"`{' '.join(map(str, command[:6]))}` failed with status {result.returncode}: {said[-600:]}")
+        words = [Path(command[0]).name, *map(str, command[1:6])]
+        raise Unavailable(f"`{' '.join(words)}` failed with status {result.returncode}: {said[-600:]}")
 
 
 @dataclass(frozen=True)
