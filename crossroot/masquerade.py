@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PLACE = "/dev/crossroot-compilers"
 CACHE = "/dev/crossroot-ccache"
+LOCKS = "/dev/crossroot-distcc"
 _PREFIX = "by-distcc"  # what ccache calls with a compiler's path before the words of a compilation
 
 _COMPILER = re.compile(r"(?:(?P<triplet>\w+(?:-\w+){1,3})-)?(?:gcc|g\+\+|cc|c\+\+|c[89]9|clang|clang\+\+)(?:-[0-9.]+)?")
@@ -86,8 +87,9 @@ def applied(root: Root, plan: Session, *, ccache: bool, cache: str) -> Session:
         env |= {"CCACHE_DIR": CACHE, "CCACHE_UMASK": "000", "CCACHE_NOINODECACHE": "1"}
     if by_distcc:
         steps.append(Script(_PREFIX_SCRIPT.format(shell=shell, distcc=by_distcc), f"{PLACE}/{_PREFIX}"))
+        steps.append(New("tmpfs", LOCKS, {"mode": "1777", "size": "1m"}))
         # Its locks must not stay in the root, and names are right as they are.
-        env |= {"DISTCC_HOSTS": " ".join(root.distcc), "DISTCC_DIR": "/tmp/.distcc", "DISTCC_NO_REWRITE_CROSS": "1"}
+        env |= {"DISTCC_HOSTS": " ".join(root.distcc), "DISTCC_DIR": LOCKS, "DISTCC_NO_REWRITE_CROSS": "1"}
     if profile := guest.read_below(root.rootfs_folder, "/etc/profile"):
         # Login shells begin with a PATH of their own.
         steps.append(Content(f"{profile}\nPATH={PLACE}:$PATH\n".encode(errors="surrogateescape"), "/etc/profile"))
