@@ -10,6 +10,7 @@ import re
 import stat
 
 from crossroot import guest, ui, wrappers
+from crossroot.errors import CrossrootError
 from crossroot.mounts import Bind, Content, New, Replace, Script
 from crossroot.record import Record
 
@@ -151,19 +152,22 @@ def script(compiler: Compiler, shell: str, ccache: str, distcc: str) -> str:
 
 
 def shared_cache(cache: str, arch: str) -> str:
-    """The host's folder of ccache's files for an arch, made if need be.
+    """The host's folder of ccache's files for an arch, made if need be. Raises CrossrootError if that fails.
 
     All users of a session may write to it, so others of the host must not reach it.
     """
     above = os.path.join(cache, "ccache")
     folder = os.path.join(above, arch)
-    os.makedirs(cache, exist_ok=True)
-    for path, mode in ((above, 0o700), (folder, 0o777)):
-        try:
-            os.mkdir(path, mode)
-        except FileExistsError:
-            continue
-        os.chmod(path, mode)
+    try:
+        os.makedirs(cache, exist_ok=True)
+        for path, mode in ((above, 0o700), (folder, 0o777)):
+            if not os.path.isdir(path):
+                os.makedirs(path, exist_ok=True)
+                os.chmod(path, mode)
+    except OSError as error:
+        raise CrossrootError(
+            f"cannot make {folder} for ccache: {error.strerror}", hint="free its place, or set CROSSROOT_CACHE"
+        ) from error
     return folder
 
 

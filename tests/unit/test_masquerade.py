@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossroot import accelerate, arch, masquerade, wrappers
+from crossroot.errors import CrossrootError
 from crossroot.handlers import Handler
 from crossroot.masquerade import CACHE, PLACE
 from crossroot.metadata import Root
@@ -80,6 +81,13 @@ def test_the_cache_is_shared_by_an_arch_and_out_of_reach_of_others(root: Root, t
         assert Bind(str(folder), CACHE) in applied(root, tmp_path).mounts
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(root: Root, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/ccache").write_text("in the way")
+    with pytest.raises(CrossrootError, match=r"cannot make .*/ccache/riscv64 for ccache"):
+        applied(root, tmp_path)
 
 
 def test_login_shells_find_the_scripts_too(root: Root, tmp_path: Path) -> None:

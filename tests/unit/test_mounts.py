@@ -4,7 +4,7 @@ import pytest
 
 from crossroot import linux, mounts
 from crossroot.errors import CrossrootError
-from crossroot.mounts import Bind, Content, Folder, Link, Mask, New, ReadOnly, Step
+from crossroot.mounts import Bind, Content, Folder, Link, Mask, New, ReadOnly, Script, Step
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from crossroot.mounts import Bind, Content, Folder, Link, Mask, New, ReadOnly, S
         (Content(b"abc", "/etc/x"), "mount 3 bytes on /etc/x"),
         (Link("/proc/self/fd", "/dev/fd"), "link /dev/fd to /proc/self/fd"),
         (Folder("/dev/pts"), "make folder /dev/pts"),
+        (Script("#!/bin/sh", "/dev/x/cc"), "write the script /dev/x/cc"),
         (ReadOnly("/proc/sys"), "make /proc/sys read-only"),
         (Mask("/proc/keys"), "mask /proc/keys"),
     ],
