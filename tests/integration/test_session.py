@@ -296,6 +296,9 @@ def test_a_setuid_program_works_under_emulation(scrap_root: Crossroot) -> None:
     for mode, status in (("755", 99), ("4755", 0)):
         file_into(scrap_root, "/usr/local/bin/euid", program, mode)
         assert scrap_root.run("run", "riscv64", "--user", "99", "--", "euid").returncode == status
+        # Here it runs, and stays who it was.
+        options = ("--user", "99", "--no-new-privileges")
+        assert scrap_root.run("run", "riscv64", *options, "--", "euid").returncode == 99
 
 
 # Folders
