@@ -30,7 +30,7 @@ _NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}"
 _TIMEOUT = 20  # seconds an emulator may take to tell its version
 
 # The CPU model that each arch runs fastest with, by the version of qemu: the first that fits. The other arches have
-# nothing to win. Measured by bench/emulators.py on x86_64; what it costs not to do it:
+# nothing to win. What it costs not to do it, as measured on x86_64 with compilers (busybox's tools win 6 % at most):
 _FASTEST_CPU = {
     # Since 10, the default has Ztso, which costs a barrier for every access to memory: 1.6 to 2 times slower.
     "riscv64": ((">=10", "max,ztso=off"),),
@@ -38,8 +38,8 @@ _FASTEST_CPU = {
     "aarch64": ((">=6", "max,pauth-impdef=on"),),
 }
 
-# What emulators from these versions on take of the time of the fastest, for the work of bench/emulators.py on x86_64:
-# riscv64 1, 1.25 and 1.45 with the CPU models above; aarch64 1, 1.26 and 1.30; armv7 1, 1.24 and 1.28.
+# What emulators from these versions on take of the CPU time of the fastest, for tools of busybox on x86_64 (the work of
+# bench/emulators.py): riscv64 1, 1.25, 1.45 with the CPU models above; aarch64 1, 1.26, 1.30; armv7 1, 1.24, 1.28.
 _TIMES = (("11", 1.35), ("10", 1.25), ("0", 1.0))
 
 # The package with a static qemu-user, by the ID or ID_LIKE of os-release(5).
