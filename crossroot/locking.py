@@ -119,20 +119,30 @@ def start_session_record(root: Root, pid: int, command: Sequence[str]) -> Lock:
     """
     folder = os.path.join(root.folder, "sessions")
     hidden, record = os.path.join(folder, f".{pid}"), os.path.join(folder, str(pid))
+    descriptor = -1
     try:
         data = {"pid": pid, "command": command, "started": metadata.timestamp(), "start_ticks": _start_ticks(pid)}
         descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        try:
-            # Visible only when locked and complete: whoever finds it unlocked takes it for stale.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.write(descriptor, fastjson.dumps(data))
-            os.rename(hidden, record)
-        except BaseException:
+        # Visible only when locked and complete: whoever finds it unlocked takes it for stale.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, fastjson.dumps(data))
+        os.rename(hidden, record)
+    except BaseException as error:
+        if descriptor >= 0:
             os.close(descriptor)
-            raise
-    except OSError as error:
-        raise layout.explained(error, hidden) from error
+        _unlink(hidden)
+        if isinstance(error, OSError):
+            raise layout.explained(error, hidden) from error
+        raise
     return Lock(descriptor, record)
+
+
+def _unlink(file: str) -> None:
+    """Delete a file that others may delete as well."""
+    try:
+        os.unlink(file)
+    except FileNotFoundError:
+        pass
 
 
 def running_sessions(root: Root) -> list[SessionRecord]:
@@ -148,10 +158,7 @@ def running(folder: StrPath) -> list[SessionRecord]:
     for name in names:
         # Of a session that was killed with its record incomplete: the pid is there, if only as a zombie, until then.
         if name.startswith(".") and not os.path.exists(f"/proc/{name[1:]}"):
-            try:
-                os.unlink(os.path.join(sessions, name))
-            except FileNotFoundError:
-                pass  # somebody else was faster
+            _unlink(os.path.join(sessions, name))
     for name in sorted(filter(str.isdecimal, names), key=int):
         file = os.path.join(sessions, name)
         try:

@@ -116,7 +116,11 @@ class Strikes:
         if self.blow in (inject.terminate, inject.interrupt):
             assert len(left) <= 1
         result = self.commands.run("list", "--json")
-        verbs = {"create": "the unfinished creation", "remove": "what was left of the removal"}
+        verbs = {
+            "create": "the unfinished creation",
+            "change": "what was left of the change",
+            "remove": "what was left of the removal",
+        }
         expected = [f"crossroot: removed {verbs[entry.split('.')[1]]} of {MINE} (it was interrupted)" for entry in left]
         assert (result.status, result.stderr.splitlines()) == (0, expected)
         names = [root["name"] for root in json.loads(result.stdout)]
