@@ -16,7 +16,7 @@ PROFILES = {"riscv64": "debian-hare-riscv64", "aarch64": "debian-hare-arm64"}
 
 @dataclass(frozen=True)
 class Workshop:
-    """A root named after its arch with hare, gcc and make, and a copy of the example for its owner to build in."""
+    """A root named after its arch with hare, gcc, make, ccache and distcc, and a copy of the example for its owner."""
 
     crossroot: Crossroot
     target: Arch
@@ -30,7 +30,7 @@ class Workshop:
 
 def new_workshop(crossroot: Crossroot, target: Arch, folder: Path) -> Workshop:
     """Make the root. folder: a new one, for the copy of the example."""
-    packages = [word for name in ("gcc", "libc6-dev", "make") for word in ("--package", name)]
+    packages = [word for name in ("gcc", "libc6-dev", "make", "ccache", "distcc") for word in ("--package", name)]
     crossroot.run("create", PROFILES[target.name], "--name", target.name, *packages, timeout=1500, check=True)
     return Workshop(crossroot, target, copy_of_example(folder, crossroot.identity))
 
