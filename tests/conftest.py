@@ -9,6 +9,7 @@ tests/integration fails if it leaves mounts, binfmt_misc entries or processes be
 
 import os
 import random
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -44,6 +45,9 @@ SEED = pytest.StashKey[str]()
 # Without --seed=random the generated inputs are the same each time, and no slow machine fails for being slow.
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("random", database=None, deadline=None, print_blob=True)
+
+# A shell starts what it runs in the background with SIGINT ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
