@@ -153,9 +153,9 @@ def workshop(identity: Identity, identity_folder: Path, mirror: Mirror) -> Works
 
 
 @pytest.fixture(scope="session")
-def qemu() -> Callable[[str], Path]:
-    """A function that gives the host's static qemu-user for an arch of this name."""
-    return lambda name: emulator.find(arch.find(name))
+def qemu(scratch: Path) -> Callable[[str], Path]:
+    """A function that gives the host's static qemu-user for an arch of this name, whatever its user has fetched."""
+    return lambda name: emulator.find(arch.find(name), cache=scratch / "no-cache")
 
 
 @pytest.fixture(autouse=True)
