@@ -41,10 +41,7 @@ class Lock:
     def close(self) -> None:
         # No LOCK_UN: it would unlock for the children too.
         if self.record:
-            try:
-                os.unlink(self.record)
-            except FileNotFoundError:
-                pass  # somebody took it for stale, as its session has ended
+            _unlink(self.record)  # unless somebody has taken it for stale, as its session has ended
         os.close(self.descriptor)
 
     def __enter__(self) -> Lock:
@@ -130,7 +127,7 @@ def start_session_record(root: Root, pid: int, command: Sequence[str]) -> Lock:
     except BaseException as error:
         if descriptor >= 0:
             os.close(descriptor)
-        _unlink(hidden)
+            _unlink(hidden)
         if isinstance(error, OSError):
             raise layout.explained(error, hidden) from error
         raise
