@@ -1,14 +1,14 @@
 # `make demo`, `make test` and `make bench` set up everything they need on Debian and Ubuntu: as root, or with sudo.
 # MIRROR=URL names another Alpine mirror for the demo and the measurements, for these also a folder with one.
-# `make test-long` is what takes minutes and repeats much: kills, hostile archives, fuzzing, load; SEED=random, or a
-# number, chooses other moments and inputs than CI does.
+# `make test-long` is what takes minutes or repeats much: kills, fuzzing, full disks, builds in Debian roots; SEED=random,
+# or a number, chooses other moments and inputs than CI does. `make test-exhaustive` strikes at every system call there is.
 
 # Without the suffix .py the tools don't find it by themselves.
 SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
 
 SEED = 1
 
-.PHONY: demo test bench test-long lint clean
+.PHONY: demo test test-long test-exhaustive bench lint clean
 
 demo:
 	@scripts/setup demo
@@ -19,6 +19,9 @@ test: lint
 
 test-long: lint
 	.venv/bin/pytest -m long --seed=$(SEED)
+
+test-exhaustive: lint
+	.venv/bin/pytest -m exhaustive --seed=$(SEED)
 
 bench:
 	@scripts/setup bench

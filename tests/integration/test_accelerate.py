@@ -10,7 +10,7 @@ import pytest
 from tests.support.identity import Crossroot
 from tests.support.workshop import Workshop
 
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.emulation, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
 MAIN = """\
 #include <assert.h>

@@ -40,7 +40,7 @@ STATUSES = {
 }
 every_blow = pytest.mark.parametrize("blow", STATUSES, ids=lambda blow: blow.__name__)
 at_some_or_all = pytest.mark.parametrize(
-    "some", [True, pytest.param(False, marks=pytest.mark.long)], ids=["some", "all"]
+    "some", [True, pytest.param(False, marks=pytest.mark.exhaustive)], ids=["some", "all"]
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from crossroot import arch, elf
 from tests.support.workshop import EXAMPLE, Workshop
 
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.emulation, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
 HOST = arch.find(os.uname().machine)
 

@@ -23,7 +23,7 @@ from tests.support.mirror import Mirror
 
 AS_USER = pytest.mark.parametrize("identity", ["user"], indirect=True)
 AS_ROOT = pytest.mark.parametrize("identity", ["root"], indirect=True)
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.timeout(900)]
 
 NATIVE = arch.find(os.uname().machine)
 NO_NETWORK = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
@@ -114,7 +114,6 @@ def check(instance: Crossroot, name: str, locked: Path) -> None:
 
 
 @AS_ROOT
-@pytest.mark.long
 @pytest.mark.emulation
 def test_a_foreign_root_is_locked_and_made_again(crossroot: Crossroot) -> None:
     target = arch.find(debian_archive.first_whole("riscv64", "aarch64"))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.workshop import Workshop
 
-pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.emulation, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.emulation, pytest.mark.timeout(1800)]
 
 SOURCE = '#include <stdio.h>\nint say(const char *word) { return printf("%s %s\\n", __FILE__, word); }\n'
 COUNTS = "ccache --print-stats | grep -E '^(direct_cache_hit|preprocessed_cache_hit|cache_miss)'"
