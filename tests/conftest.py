@@ -46,8 +46,10 @@ SEED = pytest.StashKey[str]()
 hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("random", database=None, deadline=None, print_blob=True)
 
-# A shell starts what it runs in the background with SIGINT ignored, and children would inherit that.
+# A shell starts what it runs in the background with the first two ignored, nohup(1) with the third.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

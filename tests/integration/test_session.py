@@ -524,9 +524,12 @@ def test_stop_and_continue(shared_root: Crossroot) -> None:
 def test_stop_and_continue_at_once_do_not_stop(shared_root: Crossroot) -> None:
     with started(shared_root, f"echo ready; {FOREVER} & wait") as process:
         command = children(init_of(process))[0]
-        for _ in range(20):
+        for number in range(20):
             process.send_signal(signal.SIGTSTP)
+            # Within microseconds the kernel may call the second handler on top of the first, and so before it.
+            time.sleep(0.0005 * (number + 1))
             process.send_signal(signal.SIGCONT)
+            time.sleep(0.001)
         process.send_signal(signal.SIGCONT)
         time.sleep(0.2)  # so that a stop that is still under way is seen
         wait_until(lambda: (state(process.pid), state(command)) == ("S", "S"))
