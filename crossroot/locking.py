@@ -115,7 +115,7 @@ def start_session_record(root: Root, pid: int, command: Sequence[str]) -> Lock:
     pid: as seen from outside of the session, where `remove --force` will look for it.
     """
     folder = os.path.join(root.folder, "sessions")
-    hidden, record = os.path.join(folder, f".{pid}"), os.path.join(folder, str(pid))
+    hidden, record = os.path.join(folder, f".{os.getpid()}"), os.path.join(folder, str(pid))
     descriptor = -1
     try:
         data = {"pid": pid, "command": command, "started": metadata.timestamp(), "start_ticks": _start_ticks(pid)}
@@ -153,7 +153,7 @@ def running(folder: StrPath) -> list[SessionRecord]:
     sessions = os.path.join(folder, "sessions")
     names = os.listdir(sessions) if os.path.isdir(sessions) else []
     for name in names:
-        # Of a session that was killed with its record incomplete: the pid is there, if only as a zombie, until then.
+        # Left by a crossroot of this pid that was killed before the record was complete.
         if name.startswith(".") and not os.path.exists(f"/proc/{name[1:]}"):
             _unlink(os.path.join(sessions, name))
     for name in sorted(filter(str.isdecimal, names), key=int):
