@@ -1,7 +1,7 @@
 # `make demo`, `make test` and `make bench` set up everything they need on Debian and Ubuntu: as root, or with sudo.
 # MIRROR=URL names another Alpine mirror for the demo and the measurements, for these also a folder with one.
 # `make test-long` is what takes minutes or repeats much: kills, fuzzing, full disks, builds in Debian roots; SEED=random,
-# or a number, chooses other moments and inputs than CI does. `make test-exhaustive` strikes at every system call there is.
+# or a number, chooses other moments and inputs than CI does. `make test-exhaustive`: blows at every system call, and load.
 
 # Without the suffix .py the tools don't find it by themselves.
 SCRIPTS = scripts/debian-busybox-mirror scripts/guarantees
