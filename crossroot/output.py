@@ -39,11 +39,11 @@ def written(output: str) -> Iterator[int]:
             os.close(descriptor)
         return
     part = path.with_name(hidden_name())
-    with explaining(output):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
+        with explaining(output):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             yield descriptor
             with explaining(output):
@@ -53,7 +53,8 @@ def written(output: str) -> Iterator[int]:
         with explaining(output):
             part.rename(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        if os.path.lexists(part):  # also when a signal came right after it was made
+            part.unlink()
         raise
 
 
