@@ -5,7 +5,7 @@
     cache/partial/NAME.part  a download that is under way, or was interrupted; its flock says which
 
 The cache is never trusted: a blob is hashed again each time, through the descriptor that is then handed out.
-The only user of requests.
+The only user of requests, with `pace`.
 """
 
 import errno
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a single byte
-SLOWEST = 1 << 10  # bytes per second, on the average over SLOW_TIME; below it a server is given up
-SLOW_TIME = 60.0  # seconds
 ATTEMPTS = 4  # per URL
 BACKOFF = 0.5  # seconds before the second attempt; doubles with each further one
 LONGEST_RETRY_AFTER = 20.0  # seconds; a server that asks for more is asked again after this
@@ -114,7 +112,7 @@ class Verified:
 
 def prepare() -> None:
     """Import what downloads need beyond this module's own imports: processes forked after this need not, each."""
-    import requests  # noqa: F401
+    from crossroot import pace  # noqa: F401  (and requests)
 
 
 def download(
@@ -341,11 +339,16 @@ def _session() -> "requests.Session":
     that comes with it, however long."""
     import requests
 
+    from crossroot import pace
+
     class Session(requests.Session):
         def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
             return None
 
-    return Session()
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, pace.adapter())
+    return session
 
 
 def _get(session: "requests.Session", url: str, headers: dict[str, str] | None = None) -> "requests.Response":
@@ -416,15 +419,9 @@ def _body(response: "requests.Response") -> Iterator[bytes]:
     # The callers compare the length themselves, and keep what did arrive.
     response.raw.enforce_content_length = False
     try:
-        start, received = time.monotonic(), 0
-        # read1, as read would wait for all of CHUNK, and so for hours where each byte comes just in time.
+        # read1, as read would wait for all of CHUNK.
         while chunk := response.raw.read1(CHUNK, decode_content=False):
             yield chunk
-            received += len(chunk)
-            if (elapsed := time.monotonic() - start) > SLOW_TIME:
-                if received < SLOWEST * elapsed:
-                    raise _Failure(f"the server sends less than {SLOWEST} bytes a second", transient=True)
-                start, received = time.monotonic(), 0
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _explained(error) from error
 
@@ -450,6 +447,8 @@ def _explained(error: BaseException) -> _Failure:
     """What a failed request means. requests and urllib3 wrap the error of the system, which says it best."""
     import requests
 
+    from crossroot import pace
+
     chain = list(_chain(error))
     by_proxy = isinstance(error, requests.exceptions.ProxyError)
     where = "the proxy" if by_proxy else "the server"
@@ -463,6 +462,8 @@ def _explained(error: BaseException) -> _Failure:
                 cause = f"the name of {where} can't be resolved ({link.strerror})"
                 temporary = link.errno == socket.EAI_AGAIN
                 return _Failure(cause, hint=_CHECK_NETWORK, transient=temporary)
+            case pace.TooSlow():
+                return _Failure(f"{where} sends less than {pace.SLOWEST} bytes a second", transient=True)
             case TimeoutError():
                 return _Failure(f"{where} takes too long to answer", hint=_CHECK_NETWORK, transient=True)
             case OSError(errno=int(), strerror=str()):

@@ -25,7 +25,8 @@ class Answer:
     ranges: whether a Range header is honoured. cut: close the connection after so many bytes of the body.
     stall: send so many bytes of the body, then nothing more. pace: seconds before each single byte of the body.
     delay: seconds before the status line. chunked: no Content-Length. endless: repeat the body until the client hangs
-    up; implies no length. headers: sent besides, or instead of, those the server makes up.
+    up; implies no length. headers: sent besides, or instead of, those the server makes up. raw: sent again and again,
+    at `pace` if there is one, in the place of the whole answer.
     """
 
     body: bytes = b""
@@ -37,6 +38,7 @@ class Answer:
     delay: float = 0.0
     chunked: bool = False
     endless: bool = False
+    raw: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -103,15 +105,15 @@ class _Handler(BaseHTTPRequestHandler):
         answer = server.next_answer(Seen(self.path, dict(self.headers.items())))
         self.close_connection = True
         time.sleep(answer.delay)
+        if answer.raw:
+            while not server.closing.is_set():
+                self._write(answer.raw, answer.pace)
         body = self._send_head(answer)
         if answer.endless:
             while not server.closing.is_set():
                 self.wfile.write(body)
         elif answer.pace:
-            for byte in body:
-                if server.closing.wait(answer.pace):
-                    return
-                self.wfile.write(bytes([byte]))
+            self._write(body, answer.pace)
         elif answer.chunked:
             self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
         elif answer.stall is not None:
@@ -119,6 +121,16 @@ class _Handler(BaseHTTPRequestHandler):
             server.closing.wait()
         else:
             self.wfile.write(body[: answer.cut])
+
+    do_CONNECT = do_GET
+
+    def _write(self, data: bytes, pace: float) -> None:
+        """Write all of `data`; byte by byte, until the server closes, if there is a pace."""
+        assert isinstance(self.server, _Listener)
+        for piece in (data[at : at + 1] for at in range(len(data))) if pace else [data]:
+            if pace and self.server.server.closing.wait(pace):
+                return
+            self.wfile.write(piece)
 
     def _send_head(self, answer: Answer) -> bytes:
         """Send status and headers; gives the part of the body that is to follow."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from crossroot import fetch
+from crossroot import fetch, pace
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.fetch import Digest, NotFound, Verified, download, open_local, read_small
 from tests.support import http
@@ -427,15 +427,45 @@ def test_a_body_that_stalls_is_resumed(server: Server, cache: Path, monkeypatch:
     assert [seen.range for seen in server.seen] == [None, f"bytes={fetch.CHUNK}-"]
 
 
+SLOW = "the server sends less than 1024 bytes a second"
+LATE = "the server takes too long to answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(BODY, pace=0.02), SLOW),
+        (Answer(b"5;" + b"x" * 100, pace=0.02, headers={"Transfer-Encoding": "chunked"}), SLOW),
+        (Answer(raw=b"HTTP/1.1 200 OK", pace=0.02), LATE),
+        (Answer(raw=b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 100, pace=0.001), LATE),
+        (Answer(raw=b"HTTP/1.1 100 Continue\r\n\r\n"), LATE),
+    ],
+    ids=["body", "between chunks", "status line", "headers", "never done announcing"],
+)
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
 def test_a_server_that_sends_each_byte_just_in_time_is_given_up(
+    answer: Answer, said: str, proxied: bool, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "PATIENCE", 0.2)
+    url = server.url + "/file"
+    if proxied:
+        monkeypatch.setenv("http_proxy", server.url)
+        url = "http://unreachable.invalid/file"
+    server.answers["/file"] = server.answers[url] = [answer]
+    with pytest.raises(CrossrootError, match=said):
+        download([url], SHA512, cache=cache)
+    with pytest.raises(CrossrootError, match=said):
+        read_small(url, limit=len(BODY))
+
+
+def test_a_proxy_that_never_ends_its_answer_is_given_up(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "SLOW_TIME", 0.2)
-    server.answers["/file"] = [Answer(BODY, pace=0.02)]
-    with pytest.raises(CrossrootError, match="the server sends less than 1024 bytes a second"):
-        download([server.url + "/file"], SHA512, cache=cache)
-    with pytest.raises(CrossrootError, match="the server sends less than 1024 bytes a second"):
-        read_small(server.url + "/file", limit=len(BODY))
+    monkeypatch.setattr(pace, "PATIENCE", 0.2)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.answers["unreachable.invalid:443"] = [Answer(raw=b"HTTP/1.1 200 OK\r\n", pace=0.02)]
+    with pytest.raises(CrossrootError, match="takes too long to answer"):
+        download(["https://unreachable.invalid/file"], SHA512, cache=cache)
 
 
 def test_an_endless_body_is_cut_off(server: Server, cache: Path) -> None:

@@ -11,8 +11,8 @@ LAYERS = {
         errors fastjson linux osrelease record
     """,
     1: """
-        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image output pack
-        paths pick seccomp tasks tree ui unpack wanted
+        arch capacity deletion elf fetch guest installed launcher layout namespaces normalise oci oci_image output pace
+        pack paths pick seccomp tasks tree ui unpack wanted
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status confinement distros distros.alpine
