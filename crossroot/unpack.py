@@ -347,6 +347,8 @@ def _members(stream: _Stream, start: bytes) -> Iterator[tarfile.TarInfo]:
         raise _no_tar(start) from error
     except _BAD_HEADER as error:
         raise _corrupt(str(error)) from error
+    if tar.firstmember is None:  # type: ignore[attr-defined]
+        _check_end(stream)
     count = 0
     while (member := _next_member(tar, stream)) is not None:
         count += 1
@@ -365,12 +367,18 @@ def _next_member(tar: tarfile.TarFile, stream: _Stream) -> tarfile.TarInfo | Non
         member = tar.next()
     except _BAD_HEADER as error:
         raise _corrupt(str(error)) from error
-    if member is None and any(stream.latest):  # tarfile takes any bad header but the first for the end
-        raise _corrupt("an entry has a bad header")
-    if member is not None:
+    if member is None:
+        _check_end(stream)
+    else:
         _check_numbers(member)
     tar.members.clear()  # type: ignore[attr-defined]  # or it would keep every entry in memory
     return member
+
+
+def _check_end(stream: _Stream) -> None:
+    """tarfile takes a bad header for the end, which is a block of zeros."""
+    if any(stream.latest):
+        raise _corrupt("an entry has a bad header")
 
 
 def _check_numbers(member: tarfile.TarInfo) -> None:

@@ -729,7 +729,8 @@ def test_negative_sizes_are_refused(root: Path, size: bytes, kind: bytes) -> Non
 
 
 def test_a_header_of_negative_size_gives_no_room_for_more(root: Path) -> None:
-    with pytest.raises(CrossrootError, match="negative size"):
+    # Newer Pythons find it themselves.
+    with pytest.raises(CrossrootError, match=r"negative size|bad header"):
         unpack_into(root, tar(file("a"))[:1024] + raw_header(b"g", b"g", b"\xff" * 8 + bytes(4)) + tar(file("b")))
 
 
