@@ -7,12 +7,13 @@ the user's own id is 0 and the subordinate ids of /etc/subuid and /etc/subgid ar
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import sys
 
 from crossroot import fastjson, linux
-from crossroot.errors import CrossrootError
+from crossroot.errors import CrossrootError, is_out_of_memory, shortage_cure
 from crossroot.linux import signal
 from crossroot.record import Record
 from crossroot.ui import Progress, no_progress
@@ -158,11 +159,14 @@ class Reporter:
 
     def error(self, error: BaseException) -> None:
         """Tell the parent why the child fails; the parent raises it as its own."""
+        cure = shortage_cure(error)
         if isinstance(error, CrossrootError):
             refused = isinstance(error, NamespaceRefused)
-            self.send(error=error.message, hint=error.hint, exit_code=error.exit_code, refused=refused)
+            self.send(error=error.message, hint=cure or error.hint, exit_code=error.exit_code, refused=refused)
         elif isinstance(error, OSError):
-            self.send(error=describe_os_error(error), hint="", exit_code=1)
+            self.send(error=describe_os_error(error), hint=cure, exit_code=1)
+        elif is_out_of_memory(error):
+            self.send(error="there is not enough memory", hint=cure, exit_code=1)
         else:
             import traceback
 
@@ -176,6 +180,8 @@ class Reporter:
 def describe_os_error(error: OSError) -> str:
     """An OSError in words: the path and what the kernel said."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    if error.errno == errno.EAGAIN:
+        name = name or "cannot start another process"
     return f"{name}: {error.strerror}" if name else str(error.strerror or error)
 
 
@@ -194,7 +200,11 @@ def spawn(function: Callable[[Reporter], int], *, id_map: IdMap | None, flags: i
     parent = os.getpid()
     # Held back, or one that arrives now would let the child run the clean-up of its parent.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTING)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
     if pid == 0:
         for descriptor in (receive, asked, grant):
             os.close(descriptor)

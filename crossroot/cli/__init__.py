@@ -12,6 +12,8 @@ from crossroot.errors import (
     EXIT_SESSION_FAILED,
     EXIT_SIGNAL_BASE,
     CrossrootError,
+    is_out_of_memory,
+    shortage_cure,
 )
 from crossroot.linux import signal
 from crossroot.namespaces import describe_os_error
@@ -64,7 +66,7 @@ def _guarded(run: Callable[[], int], *, inside: bool) -> int:
         sys.stdout.flush()
         return status
     except CrossrootError as error:
-        ui.error(error.message, error.hint)
+        ui.error(error.message, shortage_cure(error) or error.hint)
         return _status(error.exit_code, inside=inside)
     except KeyboardInterrupt:
         ui.note("interrupted")
@@ -74,7 +76,12 @@ def _guarded(run: Callable[[], int], *, inside: bool) -> int:
         sys.stdout = None
         return EXIT_FAILED
     except OSError as error:
-        ui.error(describe_os_error(error), "check the path and its permissions")
+        ui.error(describe_os_error(error), shortage_cure(error) or "check the path and its permissions")
+        return _status(EXIT_FAILED, inside=inside)
+    except (MemoryError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        ui.error("there is not enough memory", shortage_cure(error))
         return _status(EXIT_FAILED, inside=inside)
 
 
