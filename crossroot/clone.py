@@ -3,10 +3,10 @@
 A copy is a plain rootfs of its own: a change of one is never seen in the other.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from crossroot import layout, metadata, namespaces, snapshots, store, tree, ui
 from crossroot.errors import CrossrootError
@@ -15,6 +15,11 @@ from crossroot.metadata import Root
 from crossroot.namespaces import IdMap
 from crossroot.tasks import task
 from crossroot.ui import Progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def clone(source: str, tag: str, name: str, store_folder: Path) -> bool:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import linux
@@ -38,16 +37,16 @@ def delete(store: Path, relative: Path, marker: str) -> None:
     os.rmdir(relative.name, dir_fd=parent)
 
 
-@dataclass
 class _Visit:
     """A folder on the way from the top to where the deletion stands.
 
     identity: its device and inode. subfolders: those still to delete, None before the first look.
     """
 
-    name: str
-    identity: tuple[int, int]
-    subfolders: list[str] | None = None
+    def __init__(self, name: str, identity: tuple[int, int]) -> None:
+        self.name = name
+        self.identity = identity
+        self.subfolders: list[str] | None = None
 
 
 def _empty(tree: int, top: Path) -> None:

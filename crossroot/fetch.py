@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import socket
-import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -445,6 +444,8 @@ def _truncated(done: int, total: int) -> _Failure:
 
 def _explained(error: BaseException) -> _Failure:
     """What a failed request means. requests and urllib3 wrap the error of the system, which says it best."""
+    import ssl
+
     import requests
 
     from crossroot import pace

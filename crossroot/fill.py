@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from crossroot import apk, guest, installed, namespaces, packages, session, ui
 from crossroot import archive as archives
@@ -61,12 +61,11 @@ def from_archive(request: Request, root: Root, cache: Path) -> Root:
 
 def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bool) -> dict[str, Any]:
     """Unpack and configure in a child that is confined to `rootfs`; what the child found out about it."""
-    from crossroot import oci_image, unpack
+    from crossroot import unpack
 
     unpack.prepare()
     file = archive.verified.file
-    image = archive.folder or (file if not archive.mirror and oci_image.is_image(file) else None)
-    layers = oci_image.layers(image, request.profile.arch) if image else []
+    layers = [] if archive.mirror else _layers(archive, request.profile.arch)
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
         files["/etc/apk/repositories"] = wanted.repositories(request, archive.mirror, archive.branch)
@@ -76,6 +75,8 @@ def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bo
         os.chroot(rootfs)
         os.chdir("/")
         if layers:
+            from crossroot import oci_image
+
             unpacked = oci_image.unpack_layers(layers, keep_owners=keep_owners, progress=progress)
         else:
             unpacked = unpack.unpack(file, keep_owners=keep_owners, progress=progress)
@@ -96,6 +97,14 @@ def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bo
         kinds = ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
         ui.note(f"left out of the archive: {kinds} (a session has its own /dev)")
     return facts
+
+
+def _layers(archive: Archive, arch: Arch) -> list[BinaryIO]:
+    """The layers of a container image, none of another archive."""
+    from crossroot import oci_image  # hardly any root is made of an image
+
+    image = archive.folder or (archive.verified.file if oci_image.is_image(archive.verified.file) else None)
+    return oci_image.layers(image, arch) if image else []
 
 
 def _check_arch(arch: Arch, facts: dict[str, Any], source: str) -> None:

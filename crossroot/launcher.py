@@ -5,7 +5,6 @@ site, which takes as long as half a session's set-up; where crossroot and its li
 """
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -48,6 +47,8 @@ def _start(python: str) -> str:
     shebang = f"#!{python} -IS"
     if len(os.fsencode(shebang)) <= _LONGEST_SHEBANG and not set(python) & set(" \t\n"):
         return shebang
+    import shlex  # hardly ever needed
+
     # For sh a command, for Python a text that nobody reads.
     return f"#!/bin/sh\n'''exec' {shlex.quote(python)} -IS \"$0\" \"$@\"\n'''"
 

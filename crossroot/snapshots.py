@@ -6,18 +6,22 @@
 They lie beside the roots, so that they outlive a root that is replaced; `store.remove` takes them with the root.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
-import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crossroot import deletion, layout, metadata, store
+from crossroot import deletion, fastjson, layout, metadata, store
 from crossroot.errors import CrossrootError
 from crossroot.locking import BusyError, Lock, lock_root
 from crossroot.metadata import Root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def open_snapshot(name: str, tag: str, folder: Path) -> Root:
@@ -35,7 +39,7 @@ def open_snapshot(name: str, tag: str, folder: Path) -> Root:
 def taken(name: str, tag: str, folder: Path) -> str:
     """When a snapshot was made, see `metadata.timestamp`; "" if that can't be told."""
     try:
-        return str(json.loads(Path(layout.snapshot_folder(name, tag, folder), "root.json").read_bytes())["taken"])
+        return str(fastjson.loads(Path(layout.snapshot_folder(name, tag, folder), "root.json").read_bytes())["taken"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -3,21 +3,25 @@
 `crossroot.layout` says where things are, `crossroot.locking` who may do what meanwhile.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
-import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from crossroot import deletion, launcher, layout, linux, locking, metadata, namespaces, ui
+from crossroot import deletion, fastjson, launcher, layout, linux, locking, metadata, namespaces, ui
 from crossroot.errors import CrossrootError
 from crossroot.locking import BusyError, Lock, lock_root
 from crossroot.metadata import Root
 from crossroot.namespaces import IdMap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _PATIENCE = 10.0  # seconds that a session whose end is forced may take
 _CONFINED = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV
@@ -109,8 +113,8 @@ def publish(unfinished: Path, root: Root) -> None:
 
 def write_metadata(folder: Path, data: dict[str, Any]) -> None:
     """Write root.json, safe on the disk. Raises OSError."""
-    with open(folder / "root.json", "w") as file:
-        json.dump(data, file, indent=1)
+    with open(folder / "root.json", "wb") as file:
+        file.write(fastjson.dumps(data) + b"\n")
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)

@@ -1,12 +1,17 @@
 """Progress of long work on stderr: a live display on a terminal, plain lines elsewhere. The only user of rich."""
 
+from __future__ import annotations
+
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from crossroot import ui
 from crossroot.ui import Progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 _PLAIN_INTERVAL = 10.0  # seconds between two plain progress lines of one task
 _LIVE_INTERVAL = 0.1  # seconds between two changes of a live display

@@ -5,18 +5,22 @@ folders meanwhile leads out of the tree. For owners as they are inside of a root
 namespace with the root's id map.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from crossroot import linux
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
 from crossroot.ui import Progress, no_progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CONFINED = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -35,8 +39,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Record):
     """One file of a tree, of any type; to be used before the walk goes on.
 
     path: relative to the top, b"." for the top itself. depth: how many folders of the tree it lies in. folder: a
@@ -74,8 +77,7 @@ class Entry:
             raise unreadable(error, self.path) from error
 
 
-@dataclass
-class _Visit:
+class _Visit(Record):
     """A folder on the way from the top to where the walk stands.
 
     prefix: of the paths in it. identity: its device and inode. names: those still to come, the next one last.
@@ -169,6 +171,8 @@ def digest(top: int) -> str:
     No times: two creations of one root differ in them. docs/export.md says what exactly is hashed.
     Raises CrossrootError as `walk` does, or if a file is unreadable.
     """
+    import hashlib  # copies do without it
+
     total = hashlib.sha256(b"crossroot tree 1\n")
     for entry in walk(top):
         total.update(b"\0".join(_record(entry)) + b"\0\0")
@@ -200,6 +204,8 @@ def _record(entry: Entry) -> list[bytes]:
 
 
 def _sha256(descriptor: int, entry: Entry) -> bytes:
+    import hashlib
+
     found = hashlib.sha256()
     for piece in content(descriptor, entry):
         found.update(piece)
@@ -246,8 +252,7 @@ def copy(source: int, destination: int, progress: Progress = no_progress) -> boo
         os.close(copy.here)
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(Record):
     """A folder of the copy that is being filled, and what it gets when it is full.
 
     path: see Entry. above: device and inode of the folder of the copy that it lies in.

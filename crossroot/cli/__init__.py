@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-_SESSIONS = ("run", "shell")
-_INSIDE = (*_SESSIONS, "matrix")  # which keep the statuses 1 and 2 for the command's own use
+_INSIDE = ("run", "shell", "matrix")  # which keep the statuses 1 and 2 for the command's own use
 
 
 def main(arguments: list[str]) -> int:
@@ -86,16 +85,34 @@ def _guarded(run: Callable[[], int], *, inside: bool) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Sessions are entered without typer if nothing has to be explained."""
-    if arguments and arguments[0] in _SESSIONS:
-        from crossroot.cli import sessions
-
-        status = sessions.start(arguments[0], arguments[1:])
-        if status is not None:
-            return status
+    """Do what the arguments say, by way of typer only where that is needed: its import takes some 40 ms."""
+    status = _without_typer(*arguments) if arguments else None
+    if status is not None:
+        return status
     from crossroot.cli import app
 
     return app.run(arguments)
+
+
+def _without_typer(verb: str, *arguments: str) -> int | None:
+    """The status of a command; None, and nothing is done, for other commands and where something has to be explained.
+
+    Each module is imported by its command alone.
+    """
+    match verb:
+        case "run" | "shell":
+            from crossroot.cli import sessions
+
+            return sessions.start(verb, arguments)
+        case "create":
+            from crossroot.cli import creation
+
+            return creation.start(arguments)
+        case "clone" | "snapshot" | "restore":
+            from crossroot.cli import copies
+
+            return copies.start(verb, arguments)
+    return None
 
 
 def _open_closed_streams() -> None:

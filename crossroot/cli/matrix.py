@@ -15,7 +15,8 @@ import typer
 
 from crossroot import capacity, job_display, jobs, junit, layout, output, paths, profiles, session, store, ui
 from crossroot.cli import complete, sessions
-from crossroot.cli.session_commands import with_session_options
+from crossroot.cli.options import SESSION
+from crossroot.cli.typed import with_options
 from crossroot.errors import EXIT_SESSION_FAILED, EXIT_SIGNAL_BASE, UsageError
 from crossroot.jobs import State
 from crossroot.namespaces import Reporter
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _JUNIT_OUTPUT = 64 << 10  # bytes of the end of each log
 
 
-@with_session_options
+@with_options(SESSION)
 def matrix(
     names: Annotated[
         str,

@@ -8,6 +8,7 @@ import typer
 
 from crossroot import arch, layout, locking, metadata, paths, snapshots, store, ui
 from crossroot.cli import complete, sessions
+from crossroot.cli.recovery import recover
 from crossroot.errors import CrossrootError
 from crossroot.metadata import Root
 
@@ -88,7 +89,7 @@ def remove(
       crossroot rm riscv64@before-upgrade
     """
     recover()
-    for name, tag in map(with_tag, names):
+    for name, tag in map(sessions.with_tag, names):
         if tag:
             snapshots.remove(name, tag, paths.store())
         else:
@@ -98,18 +99,6 @@ def remove(
         from crossroot import accelerate  # only stores with tool roots need it
 
         accelerate.remove_unused(paths.store())
-
-
-def with_tag(text: str) -> tuple[str, str]:
-    """NAME or NAME@TAG as the root that is meant and the tag of its snapshot, "" for the root itself."""
-    name, at, tag = text.partition("@")
-    return sessions.meant(name), layout.check_name(tag) if at else ""
-
-
-def recover() -> None:
-    """Clean up after interrupted commands, and say so."""
-    for sentence in store.recover(paths.store()):
-        ui.note(sentence)
 
 
 def _digest(name: str) -> dict[str, str]:

@@ -1,19 +1,11 @@
 """`crossroot run` and `crossroot shell` as typer commands: their help, completion and usage errors."""
 
-import inspect
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from crossroot.cli import complete, options, sessions
-from crossroot.cli.options import Option
-
-
-def typed(option: Option) -> Any:
-    """What typer is to know of an option of the table."""
-    return typer.Option(option.name, metavar=option.metavar or None, help=option.help)
-
+from crossroot.cli.typed import typed, with_options
 
 Binfmt = Annotated[str, typed(options.BINFMT)]
 Qemu = Annotated[str, typed(options.QEMU)]
@@ -22,34 +14,8 @@ QemuVersion = Annotated[str, typed(options.QEMU_VERSION)]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
 
-_TYPES = {"text": str, "list": list[str] | None, "flag": bool}
 
-
-def with_session_options(function: Callable[..., int]) -> Callable[..., int]:
-    """Let typer see the options of `options.SESSION` in the place of the keyword arguments `**values`."""
-    signature = inspect.signature(function)
-    own = [each for each in signature.parameters.values() if each.kind != inspect.Parameter.VAR_KEYWORD]
-    table = [
-        inspect.Parameter(
-            option.key,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if option.kind == "list" else option.default,
-            annotation=Annotated[_TYPES[option.kind], typed(option)],
-        )
-        for option in options.SESSION
-    ]
-
-    def command(**given: Any) -> int:
-        lists = {option.key: list(given[option.key] or ()) for option in options.SESSION if option.kind == "list"}
-        return function(**{**given, **lists})
-
-    command.__doc__ = function.__doc__
-    command.__signature__ = signature.replace(parameters=[*own, *table])  # type: ignore[attr-defined]
-    command.__annotations__ = {}
-    return command
-
-
-@with_session_options
+@with_options(options.SESSION)
 def run(
     name: Name,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
@@ -80,7 +46,7 @@ def run(
     return sessions.enter_root(sessions.meant(name), sessions.session_options(values), command)
 
 
-@with_session_options
+@with_options(options.SESSION)
 def shell(name: Name, **values: Any) -> int:
     """Open a login shell in a root.
 

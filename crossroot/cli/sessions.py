@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def start(verb: str, arguments: Sequence[str]) -> int | None:
     """Do `crossroot VERB ARGUMENTS`; None, and nothing is done, unless they are plainly right (see `options.parse`)."""
-    parsed = options.parse(arguments)
+    parsed = options.parse(arguments, options.SESSION)
     if parsed is None or (len(parsed.words) < 2 if verb == "run" else len(parsed.words) != 1):
         return None
     name, *command = parsed.words
@@ -30,7 +30,7 @@ def start(verb: str, arguments: Sequence[str]) -> int | None:
 
 def launch(name: str, arguments: Sequence[str]) -> int | None:
     """`run` with options only before the command, or `shell` if there is none; None as for `start`."""
-    parsed = options.parse(arguments, leading=True)
+    parsed = options.parse(arguments, options.SESSION, leading=True)
     return enter_root(name, session_options(parsed.values), parsed.words) if parsed else None
 
 
@@ -156,3 +156,9 @@ def meant(name: str) -> str:
         return arch.find(name).name
     except UsageError:
         return name
+
+
+def with_tag(text: str) -> tuple[str, str]:
+    """NAME or NAME@TAG as the root that is meant and the tag of its snapshot, "" for the root itself."""
+    name, at, tag = text.partition("@")
+    return meant(name), layout.check_name(tag) if at else ""

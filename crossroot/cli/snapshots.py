@@ -1,14 +1,13 @@
 """`crossroot clone`, `snapshot`, `snapshots` and `restore`."""
 
 import json
-import time
 from typing import Annotated
 
 import typer
 
-from crossroot import clone as clones
 from crossroot import layout, metadata, paths, store, ui
-from crossroot.cli import complete, roots, sessions
+from crossroot.cli import complete, copies, roots, sessions
+from crossroot.cli.recovery import recover
 from crossroot.snapshots import taken
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the root.", autocompletion=complete.roots)]
@@ -29,10 +28,7 @@ def clone(
       crossroot clone riscv64 riscv64-gcc14
       crossroot clone riscv64@clean try
     """
-    roots.recover()
-    root, tag = roots.with_tag(source)
-    shared = clones.clone(root, tag, layout.check_name(name), paths.store())
-    ui.note(f"cloned {source} to {name}, {_how(shared)}")
+    copies.clone(source, name)
 
 
 def snapshot(
@@ -46,12 +42,7 @@ def snapshot(
       crossroot snapshot riscv64 clean
       crossroot install riscv64 gcc; crossroot restore riscv64 clean
     """
-    roots.recover()
-    name = sessions.meant(name)
-    tag = tag or time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
-    shared = clones.snapshot(name, tag, paths.store())
-    ui.note(f"{name}@{tag} is kept, {_how(shared)}")
-    print(tag)
+    copies.snapshot(name, tag)
 
 
 def snapshots(
@@ -65,7 +56,7 @@ def snapshots(
       crossroot snapshots riscv64
       crossroot snapshots --json | jq -r '.[].tag'
     """
-    roots.recover()
+    recover()
     folder = paths.store()
     found = [metadata.open_root(sessions.meant(name), folder)] if name else store.list_roots(folder)
     facts = [
@@ -90,11 +81,4 @@ def restore(
     \b
     Example: crossroot restore riscv64 clean
     """
-    roots.recover()
-    name = sessions.meant(name)
-    shared = clones.restore(name, tag, paths.store())
-    ui.note(f"restored {name} to {name}@{tag}, {_how(shared)}")
-
-
-def _how(shared: bool) -> str:
-    return "all content shared (reflink)" if shared else "all files copied (this file system shares none)"
+    copies.restore(name, tag)

@@ -29,6 +29,11 @@ def test_a_command_loads_no_other() -> None:
     assert {"crossroot.cli.create", "crossroot.profiles", "crossroot.fetch"} & set(loaded) == set()
 
 
+@pytest.mark.parametrize("module", ["crossroot.cli.creation", "crossroot.cli.copies"])
+def test_creations_and_copies_start_without_typer_and_the_network(module: str) -> None:
+    assert loaded_by(module) & {"typer", "click", *NOT_AT_START} == set()
+
+
 @pytest.mark.parametrize("module", ["crossroot.session", "crossroot.enter"])
 def test_sessions_know_nothing_of_the_command_line(module: str) -> None:
     assert loaded_by(module) & {"typer", "click"} == set()
@@ -36,6 +41,10 @@ def test_sessions_know_nothing_of_the_command_line(module: str) -> None:
 
 # Each costs a session 2 to 15 ms; its whole set-up takes some 10.
 NOT_IN_A_SESSION = {"typer", "click", "dataclasses", "pathlib", "re", "json", "enum", "contextlib", "typing"}
+
+
+def test_copies_start_without_slow_modules() -> None:
+    assert loaded_by("crossroot.cli.copies") & {"dataclasses", "inspect", "typing", "json", "hashlib"} == set()
 
 
 def test_a_session_is_entered_without_slow_modules() -> None:

@@ -24,9 +24,9 @@ LAYERS = {
         verify
     """,
     4: """
-        __main__ cli cli.app cli.binfmt cli.ci cli.complete cli.create cli.doctor cli.emulator cli.export cli.lock
-        cli.matrix cli.options cli.packages cli.profile cli.roots cli.session_commands cli.sessions cli.snapshots
-        cli.verification
+        __main__ cli cli.app cli.binfmt cli.ci cli.complete cli.copies cli.create cli.creation cli.doctor cli.emulator
+        cli.export cli.lock cli.matrix cli.options cli.packages cli.profile cli.recovery cli.roots cli.session_commands
+        cli.sessions cli.snapshots cli.typed cli.verification
     """,
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}

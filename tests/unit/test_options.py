@@ -1,11 +1,11 @@
-"""The options of sessions: what crossroot reads by itself is what typer makes of the same command line."""
+"""Options: what crossroot reads by itself is what typer makes of the same command line."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from crossroot.cli import app, options, sessions
+from crossroot.cli import app, copies, creation, options, sessions
 from crossroot.session import Options
 
 RIGHT = [
@@ -71,3 +71,63 @@ def test_every_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
         app.run([command, "--help"])
         text = capsys.readouterr().out
         assert all(f"{option.name} " in text and option.metavar in text for option in options.SESSION)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["riscv64"],
+        ["riscv64", "--name", "other", "aarch64", "--package", "a", "--package=b"],
+        ["riscv64", "--from=x.tar", "--sha256", "", "--force", "--branch=edge", "--mirror", "http://m/a"],
+        ["--locked", "a.lock", "--allow-downgrade", "--sha512", "0"],
+        ["--qemu-version", "8", "--binfmt=private", "--", "riscv64"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_create_is_read_the_same(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def create(names: Sequence[str], values: dict[str, Any]) -> int:
+        calls.append((list(names), values))
+        return 7
+
+    monkeypatch.setattr(creation, "create", create)
+    assert creation.start(arguments) == 7
+    assert app.run(["create", *arguments]) == 7
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["clone", "a", "b"],
+        ["clone", "a@x", "--", "b"],
+        ["snapshot", "a"],
+        ["snapshot", "a", "x"],
+        ["restore", "a", "x"],
+    ],
+    ids=" ".join,
+)
+def test_copies_are_read_the_same(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    for verb in ("clone", "snapshot", "restore"):
+        monkeypatch.setattr(copies, verb, lambda *words, verb=verb: calls.append([verb, *filter(None, words)]))
+    assert copies.start(arguments[0], arguments[1:]) == 0
+    assert app.run(arguments) == 0
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["clone", "a"], ["clone", "a", "b", "c"], ["snapshot"], ["restore", "a"], ["restore", "-h"]],
+    ids=" ".join,
+)
+def test_what_no_copy_is_asked_for_by_is_left_to_typer(arguments: list[str]) -> None:
+    assert copies.start(arguments[0], arguments[1:]) is None
+
+
+def test_every_option_of_create_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    app.run(["create", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"{option.name} " in text and option.metavar in text for option in options.CREATE)
