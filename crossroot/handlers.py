@@ -230,6 +230,11 @@ def _scope_of_new(arch: Arch, policy: str) -> str:
 
     if policy != "host" and binfmt.private_possible():
         return "private"
+    if policy == "private":
+        raise CrossrootError(
+            f"this kernel ({os.uname().release}) has no private handlers, or this container refuses them",
+            hint="use Linux 6.7 or later, or omit --binfmt private",
+        )
     if os.geteuid() == 0:
         return "host"
     if policy == "host":

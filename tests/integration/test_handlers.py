@@ -16,6 +16,7 @@ import pytest
 
 from crossroot import arch, binfmt, binfmt_rule, emulator, linux, namespaces
 from crossroot.errors import CrossrootError
+from tests.support import old_kernel
 from tests.support.identity import Crossroot, Identity, new_folder
 from tests.support.mirror import Mirror
 from tests.support.roots import run_as
@@ -35,11 +36,14 @@ Outcome = tuple[int, str, str]  # status, stdout, stderr
 
 
 def on_a_host(
-    *commands: Callable[[], "subprocess.CompletedProcess[str]"], entries: Sequence[bytes] = (), sysctl: str = ""
+    *commands: Callable[[], "subprocess.CompletedProcess[str]"],
+    entries: Sequence[bytes] = (),
+    sysctl: str = "",
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """What `commands` give one after another on a host of their own with these entries in binfmt_misc.
 
-    sysctl: a limit of user namespaces there to set to 0, below /proc/sys/user.
+    sysctl: a limit of user namespaces there to set to 0, below /proc/sys/user. begin: called before the commands.
     """
 
     def run(_: object) -> list[Outcome]:
@@ -48,6 +52,7 @@ def on_a_host(
             (binfmt.TABLE / "register").write_bytes(rule)
         if sysctl:
             Path("/proc/sys/user", sysctl).write_text("0")
+        begin()
         return outcomes(commands)
 
     return [(int(status), out, err) for status, out, err in namespaces.call(run, id_map=namespaces.identity_map())]
@@ -266,7 +271,34 @@ def test_a_handler_of_the_host_needs_no_emulator_in_sight(shared_root: Crossroot
     assert results[1] == (0, HOST, "")
 
 
-# Hosts that refuse namespaces, or have no ids to give
+# Hosts of an older kernel, hosts that refuse namespaces, or have no ids to give
+
+
+def test_an_older_kernel_has_the_handlers_of_the_host_alone(shared_root: Crossroot, static_qemu: str) -> None:
+    entry = binfmt_rule.rule(RISCV64, static_qemu, "POF", "host")
+    options: tuple[list[str], ...] = ([], ["--binfmt", "host"], ["--binfmt", "private"])
+    with old_kernel.simulated() as begin:
+        *results, entries = on_a_host(
+            *(which(shared_root, *each) for each in options), names, entries=[entry], begin=begin
+        )
+    assert results[:2] == [(0, HOST, "")] * 2
+    assert_refused(results[2], f"this kernel ({os.uname().release}) has no private handlers")
+    assert entries[1].split() == ["host", "register", "status"]
+
+
+def test_an_older_kernel_without_handlers_needs_root_once(shared_root: Crossroot) -> None:
+    with old_kernel.simulated() as begin:
+        first, entries = on_a_host(which(shared_root), names, begin=begin)
+    if shared_root.kind == "user":
+        assert_refused(
+            first, f"no handler runs riscv64 on this host, and its kernel ({os.uname().release}) has no private"
+        )
+        assert first[2].endswith("or: sudo crossroot binfmt register riscv64\n")
+        assert entries[1].split() == ["register", "status"]
+        return
+    assert first[:2] == (0, HOST)
+    assert "undo with: crossroot binfmt unregister riscv64" in first[2]
+    assert entries[1].split() == ["crossroot-riscv64", "register", "status"]
 
 
 def test_where_user_namespaces_are_refused_only_root_goes_on(shared_root: Crossroot) -> None:

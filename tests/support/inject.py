@@ -249,16 +249,15 @@ def _supervise(link: socket.socket, main: int, at: int, blow: Blow, master: int)
             if not dict(events)[listener] & select.POLLIN:
                 return count, struck  # POLLHUP: nobody has the filter any more
             begun = begun or _has_begun(link)
-            received = _receive(listener)
-            if received is None:
+            call = receive(listener)
+            if call is None:
                 continue
-            number, caller, name = received
-            if begun and _same(python, caller):
+            if begun and _same(python, call.caller):
                 count += 1
                 if count == at:
-                    struck = name
-                    blow(main, caller)
-            _let_pass(listener, number)
+                    struck = _CHANGES.get(call.number, "openat")
+                    blow(main, call.caller)
+            answer(listener, call)
     finally:
         os.close(listener)
 
@@ -270,20 +269,32 @@ def _has_begun(link: socket.socket) -> bool:
         return False
 
 
-def _receive(listener: int) -> tuple[int, int, str] | None:
-    """The next call: the number of its notification, the caller's pid, its name; None if the caller has died."""
+@dataclass(frozen=True)
+class Call:
+    """A system call that waits for an answer. id: of its notification. caller: a pid. number: of the call."""
+
+    id: int
+    caller: int
+    number: int
+    arguments: tuple[int, ...]
+
+
+def receive(listener: int) -> Call | None:
+    """The next call; None if its caller has died."""
     notification = bytearray(_NOTIFICATION.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, notification)
     except FileNotFoundError:
         return None
-    number, caller, _, call, *_ = _NOTIFICATION.unpack(notification)
-    return number, caller, _CHANGES.get(call, "openat")
+    number, caller, _, call, _, _, *arguments = _NOTIFICATION.unpack(notification)
+    return Call(number, caller, call, tuple(arguments))
 
 
-def _let_pass(listener: int, number: int) -> None:
+def answer(listener: int, call: Call, error: int = 0) -> None:
+    """Let the kernel make the call, or let it fail with the errno `error`."""
+    response = _RESPONSE.pack(call.id, 0, -error, 0 if error else _CONTINUE)
     try:
-        fcntl.ioctl(listener, _SEND, bytearray(_RESPONSE.pack(number, 0, 0, _CONTINUE)))
+        fcntl.ioctl(listener, _SEND, bytearray(response))
     except FileNotFoundError:
         pass  # the caller was interrupted by the blow, and asks again if it lives
 
@@ -303,4 +314,14 @@ def _filter() -> bytes:
         lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _NOTIFY)]
     lines += [(_EQUAL, 0, 3, _OPENAT), (_LOAD, 0, 0, _THIRD_ARGUMENT_AT), (_ANY_BIT, 0, 1, _WRITING)]
     lines += [(_RETURN, 0, 0, _NOTIFY), (_RETURN, 0, 0, _ALLOW)]
+    return _assembled(lines)
+
+
+def filter_of(number: int) -> bytes:
+    """A filter that hands over the system call `number` and no other."""
+    lines = [(_LOAD, 0, 0, _NUMBER_AT), (_EQUAL, 0, 1, number), (_RETURN, 0, 0, _NOTIFY), (_RETURN, 0, 0, _ALLOW)]
+    return _assembled(lines)
+
+
+def _assembled(lines: list[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)

@@ -73,7 +73,7 @@ def _be_crossroot(request: dict[str, Any], line: int, *streams: int) -> NoReturn
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.umask(0o22)
         if request["filter"]:
-            listener = _install(bytes.fromhex(request["filter"]))
+            listener = install(bytes.fromhex(request["filter"]))
             with socket.socket(fileno=os.dup(line)) as link:
                 socket.send_fds(link, [b"listener"], [listener])
             os.close(listener)
@@ -94,7 +94,7 @@ def _be_crossroot(request: dict[str, Any], line: int, *streams: int) -> NoReturn
         os._exit(status)
 
 
-def _install(instructions: bytes) -> int:
+def install(instructions: bytes) -> int:
     """Put a seccomp filter on this process and its descendants; gives its listener (seccomp(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
