@@ -137,7 +137,10 @@ def _mount_proc() -> None:
 
 
 def _proc() -> Finding:
-    if error := _tried(_mount_proc, flags=_SESSION_NAMESPACES):
+    error = _tried(_mount_proc, flags=_SESSION_NAMESPACES)
+    if isinstance(error, namespaces.NamespaceRefused):
+        return Finding("proc", "problem", "sessions get no /proc", error.message, error.hint)
+    if error:
         what = "sessions see the processes of this container in /proc"
         cause = f"parts of /proc are masked, so a new one cannot be mounted ({error.message})"
         cure = "docker run --security-opt systempaths=unconfined, or podman run --security-opt unmask=ALL"
@@ -158,7 +161,8 @@ def _overlay() -> Finding:
     options = {"userxattr": ""} if os.geteuid() != 0 else {}
     if error := _tried(lambda: _mount_overlay(options)):
         what = "overlayfs is refused, so changes in a session cannot be thrown away"
-        return Finding("overlay", "warning", what, error.message, as_root("modprobe overlay"))
+        cure = error.hint if isinstance(error, namespaces.NamespaceRefused) else as_root("modprobe overlay")
+        return Finding("overlay", "warning", what, error.message, cure)
     return Finding("overlay", "ok", "overlayfs works")
 
 

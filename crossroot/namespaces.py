@@ -54,8 +54,8 @@ def own_id_map() -> IdMap | None:
     """The id map roots of the calling user get: None for root, who needs no user namespace for his own files."""
     if os.geteuid() == 0:
         return None
-    uids = _subordinate_ids("/etc/subuid")
-    gids = _subordinate_ids("/etc/subgid")
+    uids = _usable("uid")
+    gids = _usable("gid")
     if not uids or not gids or not _map_helpers():
         uids, gids = [], []
     return IdMap(_rows(os.geteuid(), uids), _rows(os.getegid(), gids))
@@ -73,9 +73,13 @@ def single_id_reason() -> str:
     name = _login_name()
     if not _map_helpers():
         return "newuidmap and newgidmap are not installed: install the package uidmap (shadow-utils, shadow-uidmap)"
-    for file, flag in (("/etc/subuid", "uids"), ("/etc/subgid", "gids")):
-        if not _subordinate_ids(file):
-            return f"{file} has no range for {name}: usermod --add-sub{flag} 100000-165535 {name}"
+    for kind in ("uid", "gid"):
+        if not _subordinate_ids(f"/etc/sub{kind}"):
+            return f"/etc/sub{kind} has no range for {name}: usermod --add-sub{kind}s 100000-165535 {name}"
+        if not _usable(kind):
+            last = max(first + count - 1 for first, _, count in _identity_rows(f"/proc/self/{kind}_map"))
+            why = f"this container has no ids beyond {last}, and so none of those of {name} in /etc/sub{kind}"
+            return f"{why}: usermod --add-sub{kind}s {last // 2}-{last} {name}"
     return ""
 
 
@@ -119,6 +123,17 @@ def _subordinate_ids(file: str) -> list[tuple[int, int]]:
     except FileNotFoundError:
         return []
     return [(start, count) for start, count in ranges if count > 0]
+
+
+def _usable(kind: str) -> list[tuple[int, int]]:
+    """Those of the caller's ranges that are ids of this system at all: a container may have few. kind: uid or gid."""
+    ranges = _subordinate_ids(f"/etc/sub{kind}")
+    there = _identity_rows(f"/proc/self/{kind}_map")
+    return [
+        (start, count)
+        for start, count in ranges
+        if any(first <= start and start + count <= first + ids for first, _, ids in there)
+    ]
 
 
 def _map_helpers() -> tuple[str, str] | None:
@@ -298,7 +313,8 @@ def namespace_cure() -> str:
         return "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     if _sysctl("user/max_user_namespaces") == "0":
         return "sudo sysctl -w user.max_user_namespaces=15000"
-    return "in a container, allow them (docker run --privileged); elsewhere run crossroot as root"
+    other = "run crossroot as an ordinary user" if os.geteuid() == 0 else "elsewhere run crossroot as root"
+    return f"in a container, allow them (docker run --privileged); {other}"
 
 
 def _sysctl(name: str) -> str:
@@ -320,9 +336,9 @@ def _write_map(pid: int, id_map: IdMap) -> None:
     helpers = _map_helpers()
     if helpers is None:
         raise CrossrootError("newuidmap and newgidmap are not installed", hint="install the package uidmap")
-    for helper, rows, file in (
-        (helpers[0], id_map.uids, "/etc/subuid"),
-        (helpers[1], id_map.gids, "/etc/subgid"),
+    for helper, rows, file, capability in (
+        (helpers[0], id_map.uids, "/etc/subuid", "cap_setuid"),
+        (helpers[1], id_map.gids, "/etc/subgid", "cap_setgid"),
     ):
         numbers = [str(number) for row in rows for number in row]
         helper_pid = os.posix_spawn(helper, [helper, str(pid), *numbers], os.environ)
@@ -330,7 +346,8 @@ def _write_map(pid: int, id_map: IdMap) -> None:
         if status != 0:
             raise CrossrootError(
                 f"{os.path.basename(helper)} refused the id map {_map_text(rows).strip()!r}",
-                hint=f"check that {file} holds these ranges and that {helper} is setuid root",
+                hint=f"check that {file} holds these ranges and that {helper} is setuid root; in a container: "
+                f"chmod u-s {helper}; setcap {capability}+ep {helper}",
             )
 
 

@@ -1,7 +1,10 @@
-"""Environments that lack what one takes for granted: HOME, LANG, a umask, /dev/shm."""
+"""Environments that lack what one takes for granted: HOME, LANG, a umask, /dev/shm, a /proc of one's own."""
 
+import json
 import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,57 @@ def test_a_host_without(hidden: str, crossroot: Crossroot) -> None:
         result = subprocess.run(words, env=environment, cwd=crossroot.tmp, capture_output=True, text=True, check=False)
         assert result.returncode == status, result.stderr
     crossroot.run("rm", "riscv64", check=True)
+
+
+# What Docker leaves to root in a container.
+DOCKERS = (
+    "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
+    "AUDIT_WRITE"
+)
+MASKED = "crossroot: this container masks parts of /proc, so the session sees the container's processes in /proc\n"
+
+
+def in_a_container(crossroot: Crossroot, capabilities: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run crossroot in a container of crun with a masked /proc and the host's files."""
+    identity, bundle = crossroot.identity, Path(tempfile.mkdtemp(dir="/run"))
+    try:
+        subprocess.run(["crun", "spec"], cwd=bundle, check=True)
+        spec = json.loads((bundle / "config.json").read_text())
+        names = [f"CAP_{name}" for name in capabilities.split()]
+        sets = ("bounding", "effective", "permitted") if identity.kind == "root" else ("bounding",)
+        environment = identity.environment(crossroot.environment())
+        spec["process"] |= {
+            "terminal": False,
+            "noNewPrivileges": False,
+            "user": {"uid": identity.uid, "gid": identity.gid},
+            "capabilities": dict.fromkeys(sets, names),
+            "env": [f"{name}={value}" for name, value in environment.items()],
+            "args": [str(word) for word in crossroot.command(*arguments)],
+            "cwd": str(crossroot.tmp),
+        }
+        spec["root"] = {"path": str(bundle / "root"), "readonly": True}
+        (bundle / "config.json").write_text(json.dumps(spec))
+        (bundle / "root").mkdir()
+        binds = [f"mount --bind {folder} {bundle}/root{folder}" for folder in ("/", crossroot.tmp)]
+        script = f"{'; '.join(binds)}; umount -R /sys/fs/cgroup || :; mount -t cgroup2 cgroup2 /sys/fs/cgroup; "
+        script += f"exec crun --root {bundle}/state --cgroup-manager=disabled run --bundle {bundle} {bundle.name}"
+        words = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        shutil.rmtree(bundle)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_container_that_masks_proc(shared_root: Crossroot) -> None:
+    result = in_a_container(shared_root, f"{DOCKERS} SYS_ADMIN", "run", "riscv64", "--", "uname", "-m")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "riscv64\n", MASKED)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_container_without_the_right_to_mount(shared_root: Crossroot) -> None:
+    result = in_a_container(shared_root, DOCKERS, "run", "riscv64", "--", "uname", "-m")
+    if shared_root.kind == "root":
+        assert "run crossroot as an ordinary user" in expect.error(result, "refuses a mount or pid namespace", 125)
+    else:
+        result.stderr = result.stderr.removeprefix("newuidmap: write to uid_map failed: Operation not permitted\n")
+        assert "setcap cap_setuid+ep /usr/bin/newuidmap" in expect.error(result, "newuidmap refused the id map", 125)

@@ -133,10 +133,18 @@ def test_a_map_survives_json() -> None:
 
 
 def patch_host(
-    monkeypatch: pytest.MonkeyPatch, *, subuid: str, subgid: str, uid: int = 1000, helpers: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    subuid: str,
+    subgid: str,
+    uid: int = 1000,
+    helpers: bool = True,
+    ids: int = 1 << 32,
 ) -> None:
-    """Make the caller the user "me" with this uid, on a host with these files, and newuidmap if `helpers`."""
+    """Make the caller the user "me" with this uid, on a host with these files and `ids`, and newuidmap if `helpers`."""
+    mapped = f"0 500000 {ids - 1}\n"
     files = {"/etc/subuid": subuid, "/etc/subgid": subgid}
+    files |= dict.fromkeys(("/proc/self/uid_map", "/proc/self/gid_map"), mapped)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(os, "getegid", lambda: 100)
     monkeypatch.setattr(namespaces, "_login_name", lambda: "me")
@@ -174,6 +182,18 @@ def test_without_ranges_or_helpers_there_is_one_id_and_a_reason(
     single = IdMap(((0, 1000, 1),), ((0, 100, 1),))
     assert namespaces.own_id_map() == single == namespaces.own_single_map()
     assert namespaces.single_id_reason().startswith(reason)
+
+
+def test_ranges_that_a_container_does_not_have_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    subgid = "me:40000:20000\n"
+    patch_host(monkeypatch, subuid="me:100000:65536\nme:40000:20000\n", subgid=subgid, ids=65536)
+    assert namespaces.own_id_map() == IdMap(((0, 1000, 1), (1, 40000, 20000)), ((0, 100, 1), (1, 40000, 20000)))
+    patch_host(monkeypatch, subuid="me:100000:65536\n", subgid=subgid, ids=65536)
+    assert namespaces.own_id_map() == namespaces.own_single_map()
+    assert namespaces.single_id_reason() == (
+        "this container has no ids beyond 65534, and so none of those of me in /etc/subuid: "
+        "usermod --add-subuids 32767-65534 me"
+    )
 
 
 def test_the_identity_map_maps_every_id_to_itself() -> None:
