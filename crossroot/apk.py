@@ -15,13 +15,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from crossroot.arch import Arch
 from crossroot.errors import CrossrootError
 from crossroot.pick import pick
+from crossroot.record import Record
 
 # Alpine's public keys, KEYS/ARCH/NAME: those that sign the packages of an arch, as alpine-keys has them.
 KEYS = Path(__file__).parent / "keys"
@@ -40,8 +40,7 @@ _VERSION = r"[0-9][A-Za-z0-9_.~+-]*"
 _FIELDS = {"P": _NAME, "V": _VERSION, "A": r"[a-z0-9_]+", "S": r"[1-9][0-9]{0,11}", "C": r"Q1[A-Za-z0-9+/]{27}="}
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(Record):
     """What a signed index says of a package. arch: Alpine's name. size: of the file, in bytes.
     checksum: "Q1" and the base64 of the SHA1 of its control member."""
 

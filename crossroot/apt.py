@@ -13,13 +13,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from crossroot import fetch, osrelease, ui
 from crossroot.errors import CrossrootError
 from crossroot.pick import pick
+from crossroot.record import Record
 
 ETC = Path("/etc/apt")
 
@@ -54,8 +54,7 @@ APT::Get::List-Cleanup "false";
 """
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Record):
     """An entry of sources.list(5). signed_by: as there, a path or a key with its lines; "" for the host's default."""
 
     uris: str
@@ -72,8 +71,7 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Record):
     """A package that a source has. version: Debian's, 1:7.2+dfsg-7. suite: where it is, for messages."""
 
     name: str
@@ -81,8 +79,7 @@ class Offer:
     suite: str
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(Record):
     """Of which release a host is. family: "ubuntu" or "debian", whose archive it uses. codenames: bookworm."""
 
     family: str
@@ -139,7 +136,7 @@ def stages(sources: Sequence[Source], release: Release, *, newer: bool) -> list[
     then each newer suite of the same archives."""
     component = _COMPONENT[release.family]
     usable = [
-        replace(source, components=(component,))
+        source.but(components=(component,))
         for source in sources
         if component in source.components and not source.uris.startswith("cdrom:")
     ]
@@ -147,7 +144,7 @@ def stages(sources: Sequence[Source], release: Release, *, newer: bool) -> list[
     # A host of testing or unstable may have either name in its sources.
     own = release.codenames & suites or {*_NEWER[release.family], "sid", "oldstable"} & suites
     first = [
-        replace(source, suites=mine)
+        source.but(suites=mine)
         for source in usable
         if (mine := tuple(suite for suite in source.suites if _FOR_RELEASE.sub("", suite) in own))
     ]
@@ -155,7 +152,7 @@ def stages(sources: Sequence[Source], release: Release, *, newer: bool) -> list[
         return [first]
     archives = [source for source in usable if own.intersection(source.suites)]
     backports = tuple(f"{suite}-backports" for suite in sorted(own))
-    return [first, *([replace(each, suites=later) for each in archives] for later in [backports, *_later(release)])]
+    return [first, *([each.but(suites=later) for each in archives] for later in [backports, *_later(release)])]
 
 
 def _later(release: Release) -> list[tuple[str, ...]]:

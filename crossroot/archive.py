@@ -6,7 +6,6 @@ cache/newest/HASH    the newest release that an index has named, as a line "VERS
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot.distros import alpine
@@ -14,6 +13,7 @@ from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest, NotFound, Verified, cached, download, open_local, read_small, shown
 from crossroot.lock import Lock
 from crossroot.profiles import Profile
+from crossroot.record import Record
 from crossroot.request import Request
 from crossroot.tasks import task
 from crossroot.ui import note
@@ -22,8 +22,7 @@ _SIGNATURE_LIMIT = 64 << 10  # bytes
 _ORIGIN = ("source", "mirror", "branch")
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(Record):
     """A verified archive and where it came from; mirror and branch are "" unless it is a distribution's.
 
     folder: of an image layout, whose index.json is the archive, as it holds the hashes of all the rest.

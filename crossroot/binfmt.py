@@ -9,13 +9,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import elf, linux, namespaces, ui
 from crossroot.arch import Arch
 from crossroot.binfmt_rule import LONGEST_INTERPRETER
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
 
 TABLE = Path("/proc/sys/fs/binfmt_misc")
 
@@ -27,8 +27,7 @@ _START_OF_FILE = 256  # bytes of a file that the kernel compares with magics, BI
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode on every kernel: include/uapi/linux/nsfs.h, USER_NS_INIT_INO
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Record):
     """A registered handler, as its file in binfmt_misc shows it. magic, mask: hex, as in `crossroot.arch`."""
 
     name: str

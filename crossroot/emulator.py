@@ -14,7 +14,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from crossroot import elf, osrelease, paths, ui
 from crossroot.arch import Arch
 from crossroot.arch import of_host as arch_of_host
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.record import Record
 
 # Where distributions put qemu-user when it is not on PATH, as for a user without sbin or on NixOS-like layouts.
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-user", "/usr/libexec/qemu-binfmt")
@@ -55,8 +55,7 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Emulator:
+class Emulator(Record):
     """A qemu-user that crossroot fetched. version: as `qemu-x --version` says it. path: of the executable."""
 
     version: str

@@ -18,7 +18,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from io import FileIO
 from pathlib import Path
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 
 from crossroot import __version__, ui
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.record import Record
 
 if TYPE_CHECKING:
     import requests
@@ -56,8 +56,7 @@ class NotFound(CrossrootError):
     """The server answered, and has no such file (404 or 410)."""
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(Record):
     """The hash a file must have. algorithm: sha256 or sha512. value: hex, kept in lower case.
 
     Raises UsageError for anything else: such a hash comes from a command line or a profile.
@@ -66,20 +65,19 @@ class Digest:
     algorithm: str
     value: str
 
-    def __post_init__(self) -> None:
-        if self.algorithm not in _HEX_DIGITS:
-            raise UsageError(f"unknown hash algorithm '{self.algorithm}'", hint="use sha256 or sha512")
-        digits = _HEX_DIGITS[self.algorithm]
-        if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", self.value):
+    def __init__(self, algorithm: str, value: str) -> None:
+        if algorithm not in _HEX_DIGITS:
+            raise UsageError(f"unknown hash algorithm '{algorithm}'", hint="use sha256 or sha512")
+        digits = _HEX_DIGITS[algorithm]
+        if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", value):
             raise UsageError(
-                f"'{self.value}' is not a {self.algorithm} hash",
-                hint=f"give the {digits} hex digits that `{self.algorithm}sum FILE` prints",
+                f"'{value}' is not a {algorithm} hash",
+                hint=f"give the {digits} hex digits that `{algorithm}sum FILE` prints",
             )
-        object.__setattr__(self, "value", self.value.lower())
+        super().__init__(algorithm, value.lower())
 
 
-@dataclass
-class Verified:
+class Verified(Record):
     """A file that has been hashed, held open so that what was hashed is what is used.
 
     path: where it lies, for messages. file: open for reading, at offset 0. sha256, sha512: hex. size: bytes.
@@ -211,8 +209,7 @@ def shown(url: str) -> str:
 # --- several URLs, one URL, one request -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(Record):
     digest: Digest | None
     size: int | None
     progress: ui.Progress
@@ -521,7 +518,7 @@ def _cached(cache: Path, digest: Digest) -> Verified | None:
     except FileNotFoundError:
         return None
     if verified.matches(digest):
-        return replace(verified, path=_blob_path(cache, "sha512", verified.sha512))
+        return verified.but(path=_blob_path(cache, "sha512", verified.sha512))
     verified.file.close()
     ui.note(f"{path} is damaged; it is fetched again")
     path.unlink(missing_ok=True)
@@ -541,7 +538,7 @@ def _publish(cache: Path, part: FileIO, verified: Verified) -> Verified:
         link.symlink_to(f"../sha512/{verified.sha512}")
     except FileExistsError:
         pass  # from an earlier download of the same file
-    return replace(verified, path=blob)
+    return verified.but(path=blob)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Each way takes the root as the profile has it, and gives it with what is known o
 All that is written into a rootfs is written by a child that is confined to it.
 """
 
-import dataclasses
 import errno
 import os
 import re
@@ -220,7 +219,8 @@ def look(root: Root) -> Installed:
     def work(_: Progress) -> dict[str, Any]:
         os.chroot(root.rootfs)
         os.chdir("/")
-        return dataclasses.asdict(installed.look())
+        there = installed.look()
+        return {"packages": {name: pin.as_dict() for name, pin in there.packages.items()}, "world": there.world}
 
     found = namespaces.call(work, id_map=root.id_map)
     return Installed({name: Pin(**pin) for name, pin in found["packages"].items()}, tuple(found["world"]))

@@ -6,10 +6,10 @@ Called with the root as "/", by a child that is confined to it.
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import guest
+from crossroot.record import Record
 
 _APK_DATABASES = ("/usr/lib/apk/db/installed", "/lib/apk/db/installed")  # of apk-tools 3 and 2
 _APK_WORLD = "/etc/apk/world"
@@ -20,8 +20,7 @@ _APT_LISTS = Path("/var/lib/apt/lists")
 _DPKG_INSTALLED = "install ok installed"  # dpkg-query(1): wanted, no error, status
 
 
-@dataclass(frozen=True)
-class Pin:
+class Pin(Record):
     """A package as it has to be.
 
     digest: Q1 and base64 of the SHA1 of its control member, as apk's index has it; or the SHA256 of a .deb in hex; ""
@@ -33,8 +32,7 @@ class Pin:
     path: str = ""
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(Record):
     """Packages by name, a .deb's as NAME:ARCH. world: those that were asked for, in the words of apk or as above."""
 
     packages: dict[str, Pin]

@@ -6,12 +6,10 @@ public keys of the profile, so that it is enough by itself.
 
 import base64
 import calendar
-import dataclasses
 import re
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from crossroot import apk, fetch, profiles
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.installed import Pin
 from crossroot.profiles import Profile
+from crossroot.record import Record
 
 _FORMAT = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -27,8 +26,7 @@ _PEM = b"-----BEGIN "
 _DEB_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*:[a-z0-9-]+")  # and arch; Debian Policy, 5.6.7
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(Record):
     """What it takes to make a root again.
 
     archive: URL, and sha512 its hash; both "" for a root of packages alone. mirror, branch: as in `metadata.Root`.
@@ -77,7 +75,7 @@ def render(lock: Lock) -> str:
         *([f"sources = {value(lock.sources)}", f"archives = {value(lock.archives)}"] if lock.sources else []),
         "",
         # The archive is known by its hash, and the keys are below.
-        profiles.to_toml(dataclasses.replace(lock.profile, keyring="", keys=()), table="profile"),
+        profiles.to_toml(lock.profile.but(keyring="", keys=()), table="profile"),
         "[keys]",
         *(f"{value(name)} = {value(_key_text(key))}" for name, key in sorted(lock.keys.items())),
         "",

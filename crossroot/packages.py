@@ -13,7 +13,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import clone, enter, fetch, metadata, namespaces, session, store, ui
@@ -22,6 +21,7 @@ from crossroot.distros import alpine, apk_native, debian
 from crossroot.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, CrossrootError, UsageError
 from crossroot.metadata import Root
 from crossroot.namespaces import Reporter
+from crossroot.record import Record
 from crossroot.wanted import ANY, Wanted
 
 # In a session's own /dev, so that nothing of it is left in the root.
@@ -43,8 +43,7 @@ _TAIL = 64 << 10  # bytes of output in which the cause of a failure is looked fo
 _INTERRUPTED = [EXIT_SIGNAL_BASE + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
 
 
-@dataclass(frozen=True)
-class _Cause:
+class _Cause(Record):
     """A way to fail. pattern: of what is then printed, its groups fill {0} and so on in the others."""
 
     pattern: str

@@ -9,11 +9,11 @@ else the very file that the kernel took for the emulator, whatever lies at its p
 import errno
 import os
 import signal
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from crossroot import elf, linux, namespaces
 from crossroot.arch import Arch
+from crossroot.record import Record
 
 Kind = Literal["native", "emulated", "broken", "none"]
 
@@ -23,8 +23,7 @@ _LOST_ARGV0 = ord("/")  # the probe's path starts so, and replaces argv[0] when 
 _OUTPUT_LIMIT = 4096
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Record):
     """What came of running a program of an arch.
 
     kind: "native", "emulated"; "none": the kernel knows no way to run it (ENOEXEC); "broken": it knows one that

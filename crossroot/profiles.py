@@ -11,7 +11,6 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from crossroot.distros.alpine import DEFAULT_BRANCH, DEFAULT_MIRROR
 from crossroot.emulator import check_request
 from crossroot.errors import UsageError
 from crossroot.handlers import POLICIES
+from crossroot.record import Record
 
 DISTROS = ("alpine", *debian.DISTROS)
 LEVELS = range(4)  # of acceleration, see `accelerate`
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(Record):
     """One target: what to bootstrap and how to enter it. KEYS says what each field means.
 
     Fields that belong to another distribution than its own are empty. sources: the files it was read from, lowest
@@ -60,7 +59,7 @@ class Profile:
     accelerate: int = 0
     ccache: bool = False
     distcc: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = {}  # noqa: RUF012  (nobody changes it)
     sources: tuple[Path, ...] = ()
 
 
@@ -139,8 +138,7 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(Record):
     """One key that a profile file may hold.
 
     kind: str, int, bool, list (of strings) or dict (of strings by name). doc: its meaning in a line. example: as one
@@ -302,8 +300,8 @@ def on_branch(profile: Profile, branch: str | None) -> Profile:
     if branch is None:
         return profile
     if profile.distro == "alpine":
-        return replace(profile, branch=branch)
-    return replace(profile, suite=_parse_string("suite", branch))
+        return profile.but(branch=branch)
+    return profile.but(suite=_parse_string("suite", branch))
 
 
 def with_packages(profile: Profile, packages: Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What `create` and `lock` are asked for, as plain data, and what follows from it alone."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot.distros import alpine, debian
@@ -8,11 +7,11 @@ from crossroot.errors import CrossrootError
 from crossroot.fetch import Digest
 from crossroot.lock import Lock
 from crossroot.profiles import Profile
+from crossroot.record import Record
 from crossroot.wanted import ANY, Wanted
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Record):
     """What `create` is asked for. profile: already with the command line's --branch and --mirror in it.
 
     archive: a file or URL to unpack instead of the profile's minirootfs. digest: what the archive must have.

@@ -20,11 +20,11 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from crossroot import arch
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
 from crossroot.ui import Progress, no_progress
 
 MAX_ENTRIES = 5_000_000
@@ -57,8 +57,7 @@ _AGAIN_HINT = "download it again and compare its hash with the one published"
 _Made = TypeVar("_Made")
 
 
-@dataclass(frozen=True)
-class Unpacked:
+class Unpacked(Record):
     """What `unpack` did.
 
     files: regular files written. bytes: their sizes, holes included. skipped: kind of entry to how many were left
@@ -390,8 +389,7 @@ def _check_numbers(member: tarfile.TarInfo) -> None:
         raise _corrupt(f"{_shown(member.name)} belongs to the impossible owner {member.uid}:{member.gid}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Attributes:
+class _Attributes(Record):
     """What an inode gets once its content is there. xattrs: name to value."""
 
     mode: int

@@ -1,6 +1,5 @@
 """What `crossroot create` does, without typer."""
 
-import dataclasses
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,8 +52,7 @@ def _request(profile: Profile, values: Mapping[str, Any], hashes: Sequence[Diges
     mirror, name = values["mirror"], values["name"]
     return Request(
         name=layout.check_name(profile.name if name is None else name),
-        profile=dataclasses.replace(
-            profiles.on_branch(profile, values["branch"]),
+        profile=profiles.on_branch(profile, values["branch"]).but(
             mirrors=profile.mirrors if mirror is None else (_check_mirror(mirror),),
             packages=profiles.with_packages(profile, values["package"]),
             binfmt=check_policy(values["binfmt"]) or profile.binfmt,

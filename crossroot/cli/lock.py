@@ -1,6 +1,5 @@
 """`crossroot lock`."""
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -45,7 +44,7 @@ def lock(
     from crossroot.request import Request
 
     loaded = profiles.load(profile, paths.profile_folders())
-    chosen = dataclasses.replace(loaded, packages=profiles.with_packages(loaded, package or ()))
+    chosen = loaded.but(packages=profiles.with_packages(loaded, package or ()))
     request = Request(
         name=f"{loaded.name[:50]}.lock",
         profile=chosen,

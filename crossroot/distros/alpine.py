@@ -10,12 +10,12 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import apk, fetch
 from crossroot.arch import ALPINE, Arch
 from crossroot.errors import CrossrootError, UsageError
+from crossroot.record import Record
 
 DEFAULT_MIRROR = "https://dl-cdn.alpinelinux.org/alpine"
 DEFAULT_BRANCH = "latest-stable"
@@ -31,8 +31,7 @@ _SIZE = r"[1-9][0-9]{0,11}"
 _FIRST_BRANCH = {"riscv64": "v3.20", "loongarch64": "v3.21"}
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(Record):
     """A minirootfs that can be downloaded. version: 3.20.3, or a date for edge. branch: as the mirror names it,
     never latest-stable. arch: Alpine's name. mirror: whose index, at index_url, says so. urls: of the archive, that
     mirror's first, then the others'. signature_url: of the detached PGP signature. sha512: hex. size: in bytes."""

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import apk, fetch, namespaces, ui
@@ -25,6 +24,7 @@ from crossroot.arch import Arch
 from crossroot.arch import find as find_arch
 from crossroot.distros import alpine
 from crossroot.errors import CrossrootError
+from crossroot.record import Record
 from crossroot.tasks import task
 from crossroot.ui import Progress
 
@@ -33,8 +33,7 @@ _LARGEST = 64 << 20  # bytes of apk.static; that of 3.20 has 5 MB
 _LONGEST_USE = 30 * 24 * 3600  # seconds; for branches that go on to newer formats, edge and latest-stable
 
 
-@dataclass(frozen=True)
-class NativeApk:
+class NativeApk(Record):
     """folder: to be bound into a session. arch: the host's."""
 
     folder: Path

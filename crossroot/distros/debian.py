@@ -15,7 +15,6 @@ import signal
 import subprocess
 import termios
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from crossroot import apt, binfmt, binfmt_rule, fetch, guest, handlers, linux, namespaces, ui
@@ -23,6 +22,7 @@ from crossroot.arch import Arch
 from crossroot.errors import CrossrootError, UsageError
 from crossroot.handlers import Handler
 from crossroot.namespaces import IdMap
+from crossroot.record import Record
 
 DISTROS = ("debian", "ubuntu")
 DEFAULT_SUITE = {"debian": "trixie", "ubuntu": "noble"}
@@ -70,8 +70,7 @@ _COMPANIONS = {"hare": ("binutils",)}
 INSTALL_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Record):
     """What to bootstrap; the fields are keys of a profile. mirrors: (), and keyring: "", for the usual ones.
 
     keep_lists: whether apt's lists of packages stay in the root.
@@ -94,16 +93,14 @@ class Recipe:
         return Path(self.keyring) if self.keyring else _KEYRINGS[self.distro]
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(Record):
     """What was made. mirror: URL that the packages came from. version: of the release, "" where it has none."""
 
     mirror: str
     version: str
 
 
-@dataclass(frozen=True)
-class Exact:
+class Exact(Record):
     """What a root consists of exactly. repository: a folder with the packages, of which all are installed.
 
     sources: lines of the root's sources.list. keyring: the own one that they name, b"" for none. seconds: since the
@@ -116,8 +113,7 @@ class Exact:
     seconds: int
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(Record):
     """A suite of an archive: the main one, its updates or its security updates. uri: above dists/."""
 
     uri: str

@@ -181,8 +181,8 @@ def test_apt_verifies_what_it_takes(crossroot: Crossroot, locked: Path) -> None:
 def test_a_mirror_of_the_profile_is_asked_first(crossroot: Crossroot, locked: Path) -> None:
     lock = locks.read(locked)
     with http.serve(crossroot.tmp) as server:
-        profile = dataclasses.replace(lock.profile, mirrors=(server.url,))
-        text = locks.render(dataclasses.replace(lock, profile=profile, archives=()))
+        profile = lock.profile.but(mirrors=(server.url,))
+        text = locks.render(lock.but(profile=profile, archives=()))
         locked.write_text(text)
         cold = dataclasses.replace(crossroot, cache=crossroot.tmp / "cold")
         expect.error(cold.run("create", "--locked", locked), f"no mirror ({server.url}) has ")

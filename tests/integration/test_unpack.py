@@ -7,7 +7,6 @@ import subprocess
 import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def unpack_into(
         before()
         os.chroot(destination)
         os.chdir("/")
-        return asdict(unpack.unpack(io.BytesIO(archive), keep_owners=keep_owners, progress=no_progress))
+        return unpack.unpack(io.BytesIO(archive), keep_owners=keep_owners, progress=no_progress).as_dict()
 
     done: dict[str, Any] = namespaces.call(confined, id_map=id_map)
     return done

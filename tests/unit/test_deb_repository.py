@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,7 @@ def test_what_no_mirror_has_is_named(tmp_path: Path, mirror: http.Server, lock: 
     others = {f"gone{number}:all": Pin("1", f"{number:064}", f"pool/{number}.deb") for number in range(2)}
     with pytest.raises(CrossrootError) as caught:
         deb_repository.make(
-            tmp_path / "one", replace(lock, packages=lock.packages | others), [mirror.url], tmp_path / "cache"
+            tmp_path / "one", lock.but(packages=lock.packages | others), [mirror.url], tmp_path / "cache"
         )
     assert caught.value.message == f"no mirror ({mirror.url}) has gone0:all 1, gone1:all 1 any more"
     assert "snapshot" in caught.value.hint
@@ -98,6 +97,4 @@ def test_what_is_no_package_is_refused(tmp_path: Path, lock: Lock, mirror: http.
     (tmp_path / "mirror/text").write_bytes(b"no package")
     pin = Pin("1", hashlib.sha256(b"no package").hexdigest(), "text")
     with pytest.raises(CrossrootError, match=r"text:all in .* is no package"):
-        deb_repository.make(
-            tmp_path / "one", replace(lock, packages={"text:all": pin}), [mirror.url], tmp_path / "cache"
-        )
+        deb_repository.make(tmp_path / "one", lock.but(packages={"text:all": pin}), [mirror.url], tmp_path / "cache")

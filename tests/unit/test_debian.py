@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from crossroot.namespaces import IdMap
 from tests.support import http
 
 RISCV64 = Recipe("debian", arch.find("riscv64"), "trixie", ("main",), "minbase", ())
-UBUNTU = replace(RISCV64, distro="ubuntu", suite="noble", components=("main", "universe"))
+UBUNTU = RISCV64.but(distro="ubuntu", suite="noble", components=("main", "universe"))
 BOOKWORM = apt.Release("debian", frozenset({"bookworm"}))
 SOURCES = [
     Source("http://a.example/debian", ("bookworm", "bookworm-updates"), ("main", "contrib")),
@@ -59,7 +58,7 @@ def test_a_host_of_debian_lends_its_archives_for_another_suite() -> None:
 
 
 def test_a_suite_without_updates_has_one_source() -> None:
-    sid = replace(RISCV64, suite="sid")
+    sid = RISCV64.but(suite="sid")
     assert pairs(debian._of_host(sid, BOOKWORM, SOURCES)) == [("http://a.example/debian", "sid")]
 
 
@@ -74,12 +73,12 @@ def test_archives_of_another_distribution_are_not_used() -> None:
 
 def test_the_first_mirror_with_the_suite_is_used(mirror: http.Server) -> None:
     mirrors = (f"{mirror.url}/nothing", f"{mirror.url}/", "http://127.0.0.1:9")
-    assert pairs(debian._sources(replace(RISCV64, mirrors=mirrors))) == [(mirror.url, "trixie")]
+    assert pairs(debian._sources(RISCV64.but(mirrors=mirrors))) == [(mirror.url, "trixie")]
 
 
 def test_a_suite_that_no_mirror_has_is_refused(mirror: http.Server) -> None:
     with pytest.raises(CrossrootError) as caught:
-        debian._sources(replace(RISCV64, suite="trixi", mirrors=(mirror.url,)))
+        debian._sources(RISCV64.but(suite="trixi", mirrors=(mirror.url,)))
     assert caught.value.message == f"{mirror.url} has no suite trixi"
     assert "trixie" in caught.value.hint
 
@@ -90,18 +89,18 @@ def test_a_suite_that_no_mirror_has_is_refused(mirror: http.Server) -> None:
 def test_an_arch_that_debian_has_not_is_refused() -> None:
     other = next(each for each in arch.ALL.values() if not each.debian)
     with pytest.raises(UsageError, match=f"Debian has no {other.name}"):
-        debian._check(replace(RISCV64, arch=other), None)
+        debian._check(RISCV64.but(arch=other), None)
 
 
 def test_a_single_id_is_refused_with_its_cure(keyring: Path) -> None:
     single = IdMap(((0, 1000, 1),), ((0, 1000, 1),))
     with pytest.raises(CrossrootError, match="you have a single id"):
-        debian._check(replace(RISCV64, keyring=str(keyring)), single)
+        debian._check(RISCV64.but(keyring=str(keyring)), single)
 
 
 def test_a_keyring_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrossrootError, match=f"there is no keyring {tmp_path}/no.gpg"):
-        debian._check(replace(RISCV64, keyring=f"{tmp_path}/no.gpg"), None)
+        debian._check(RISCV64.but(keyring=f"{tmp_path}/no.gpg"), None)
     monkeypatch.setitem(debian._KEYRINGS, "ubuntu", tmp_path / "ubuntu.gpg")
     with pytest.raises(CrossrootError) as caught:
         debian._check(UBUNTU, None)
@@ -138,7 +137,7 @@ def test_debootstrap_serves_root_where_it_is_alone(
 
 
 def test_mmdebstrap_gets_what_the_recipe_says() -> None:
-    recipe = replace(RISCV64, arch=arch.find("armv7"), packages=("gcc", "make"), components=("main", "contrib"))
+    recipe = RISCV64.but(arch=arch.find("armv7"), packages=("gcc", "make"), components=("main", "contrib"))
     command = debian._mmdebstrap("mmdebstrap", recipe, Path("/r"), [debian._Source("http://m", "trixie")])
     assert command[0] == "mmdebstrap"
     assert {"--variant=minbase", "--architectures=armhf", "--include=apt,gcc,make"} < set(command)
@@ -153,20 +152,18 @@ def test_without_sources_mmdebstrap_takes_its_own_with_the_keyring() -> None:
 
 def test_hare_comes_with_the_assembler_it_calls() -> None:
     assert debian.with_companions(["hare", "git"]) == ["hare", "git", "binutils"]
-    assert "--include=apt,hare,binutils" in debian._mmdebstrap(
-        "m", replace(RISCV64, packages=("hare",)), Path("/r"), []
-    )
+    assert "--include=apt,hare,binutils" in debian._mmdebstrap("m", RISCV64.but(packages=("hare",)), Path("/r"), [])
     assert debian.install_command(["hare"])[-2:] == ["hare", "binutils"]
 
 
 def test_only_proxies_of_the_environment_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("https_proxy", "http://proxy.example:1")
-    environment = debian._environment(replace(RISCV64, qemu_cpu="max"), Handler("private"))
+    environment = debian._environment(RISCV64.but(qemu_cpu="max"), Handler("private"))
     assert "SECRET" not in environment
     assert environment["https_proxy"] == "http://proxy.example:1"
     assert environment["QEMU_CPU"] == "max"
-    assert "QEMU_CPU" not in debian._environment(replace(RISCV64, qemu_cpu="max"), Handler("native"))
+    assert "QEMU_CPU" not in debian._environment(RISCV64.but(qemu_cpu="max"), Handler("native"))
 
 
 def test_the_proxy_of_the_hosts_apt_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

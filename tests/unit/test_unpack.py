@@ -17,7 +17,6 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -246,7 +245,7 @@ def test_progress_counts_the_bytes_of_the_archive_as_stored(root: Path) -> None:
 
 def test_what_came_of_it_is_plain_data(root: Path) -> None:
     done = unpack_into(root, tar(file("a")))
-    assert json.loads(json.dumps(asdict(done))) == asdict(done)
+    assert json.loads(json.dumps(done.as_dict())) == done.as_dict()
 
 
 def test_nothing_is_imported_after_prepare(root: Path) -> None:
