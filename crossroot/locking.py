@@ -68,9 +68,9 @@ def lock_root(name: str, store: StrPath, *, exclusive: bool, wait: bool) -> Lock
     try:
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except BlockingIOError:
         os.close(descriptor)
-        raise _busy(name, store) from error
+        raise _busy(name, store) from None  # its EAGAIN is no lack of processes, see errors.shortage_cure
     except BaseException:
         os.close(descriptor)
         raise

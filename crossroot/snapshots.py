@@ -105,10 +105,10 @@ def lock(name: str, tag: str, folder: Path, *, exclusive: bool) -> Iterator[None
         with Lock(descriptor):
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            except BlockingIOError:
                 raise BusyError(
                     f"another crossroot is using the snapshot {name}@{tag}", hint="try again when it has finished"
-                ) from error
+                ) from None  # its EAGAIN is no lack of processes, see errors.shortage_cure
             if not os.path.lexists(path):
                 raise _no_snapshot(name, tag, folder)  # it was removed meanwhile
             yield
