@@ -28,7 +28,7 @@ _EXAMPLE = Path(__file__).parents[1] / "examples/hare"
 # In the folder of the sources; CC and AR are for the cross build. Without -j: a ratio of two cores is no other.
 _LUA = "make -s -C lua/src clean && make -s -C lua/src generic CC='{cc} -std=gnu99' AR='{ar} rcu' RANLIB={ranlib}"
 _HARE = "cd hare && HARECACHE=/tmp/cache hare build {option} -o tally cmd/tally"
-_LIBRARY = "out=$PWD && cd /usr/share/hare/stdlib && HARECACHE=/tmp/cache hare test {option} -o $out/library"
+_LIBRARY = "cd /usr/share/hare/stdlib && HARECACHE=/tmp/cache hare test {option} -o /work/library"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure(setting: Setting) -> Result:
         try:
             found = _measure(dataclasses.replace(setting, folder=folder), arch.find(name))
         except Unavailable as error:
-            found = Result(notes=[f"{name}: not measured here: {error}"])
+            found = Result(notes=[f"{name}: {error}"])
         result = Result(
             [*result.series, *found.series], [*result.ratios, *found.ratios], (), [*result.notes, *found.notes]
         )
@@ -104,8 +104,10 @@ class Bench:
         self.work = setting.folder / "work"
         self.work.mkdir()
 
-    def run(self, *arguments: str) -> None:
-        self.crossroot.run(*arguments, cwd=self.work)
+    def shell(self, root: str, script: str, level: int = 0) -> None:
+        """Run a script in the shared folder, which may be where a session has its own, as in /dev/shm."""
+        shared = ("--no-cwd", "--bind", f"{self.work}:/work")
+        self.crossroot.run("run", root, "--accelerate", str(level), *shared, "--", "sh", "-c", f"cd /work && {script}")
 
     def make_roots(self, target: Arch) -> None:
         host, names = arch.find(platform.machine()), debian_tools.triplet(target).replace("_", "-")
@@ -113,11 +115,11 @@ class Bench:
         own = ["gcc", "libc6-dev", "make"]
         self.create("native", f"debian-{host.debian}", [*cross, "dpkg-dev", "ca-certificates"])
         self.create("foreign", _PROFILES[target.name], own)
-        self.run("run", "foreign", "--accelerate", "3", "--", "true")
+        self.shell("foreign", "true", 3)
 
     def create(self, name: str, profile: str, packages: Sequence[str]) -> None:
         options = [word for package in packages for word in ("--package", package)]
-        self.run("create", profile, "--name", name, *options)
+        self.crossroot.run("create", profile, "--name", name, *options)
 
     def fetch_sources(self) -> None:
         """The sources of Lua, verified by the native root's apt, and a copy of the example."""
@@ -126,24 +128,24 @@ class Bench:
             f"apt-get -q source --download-only {_SOURCE} && mkdir lua && tar xf {_SOURCE}_*.orig.tar.* -C lua "
             "--strip-components=1"
         )
-        self.run("run", "native", "--", "sh", "-c", script)
+        self.shell("native", script)
         shutil.copytree(_EXAMPLE, self.work / "hare")
 
     def compare(self, work: Work, target: Arch) -> Result:
         """Build in all ways in turn; emulated only once, as that takes minutes."""
         ways = {
-            "cross": ("native", "0", work.cross),
-            "native tools": ("foreign", str(work.level), work.foreign),
-            "emulated": ("foreign", "0", work.foreign),
+            "cross": ("native", work.cross, 0),
+            "native tools": ("foreign", work.foreign, work.level),
+            "emulated": ("foreign", work.foreign, 0),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         digests: dict[str, set[str]] = {way: set() for way in ways}
         for each in range(_ROUNDS):
-            for way, (root, level, script) in ways.items():
+            for way, where in ways.items():
                 if way == "emulated" and each > 0:
                     continue
                 start = time.perf_counter()
-                self.run("run", root, "--accelerate", level, "--", "sh", "-c", script)
+                self.shell(*where)
                 seconds[way].append(time.perf_counter() - start)
                 digests[way].add(digest(self.work / name for name in work.outputs))
         what = f"{work.name} for {target.name}"

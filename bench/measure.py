@@ -100,13 +100,12 @@ def ratio(
     return Ratio(what, one.median / other.median, at_most, at_least, because)
 
 
-def quiet(command: Sequence[str | Path], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+def quiet(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
     """Run a command with nothing on stdin and its output thrown away. Raises Unavailable with its last words if it
     fails."""
     result = subprocess.run(
         command,
         env=environment,
-        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -114,8 +113,11 @@ def quiet(command: Sequence[str | Path], environment: Mapping[str, str] | None =
     )
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip()
+        said = said.rpartition("crossroot: error: ")[2]  # without what others said before
         words = [Path(command[0]).name, *map(str, command[1:6])]
-        raise Unavailable(f"`{' '.join(words)}` failed with status {result.returncode}: {said[-600:]}")
+        raise Unavailable(
+            f"`{' '.join(words)}` failed with status {result.returncode}: {' '.join(said[-600:].split())}"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,9 @@ class Crossroot:
     def command(self, *arguments: str | Path) -> list[str]:
         return [str(Path(sys.executable).with_name("crossroot")), *map(str, arguments)]
 
-    def run(self, *arguments: str | Path, cwd: Path | None = None) -> None:
+    def run(self, *arguments: str | Path) -> None:
         """Run a command of crossroot. Raises Unavailable if it fails."""
-        quiet(self.command(*arguments), self.environment, cwd)
+        quiet(self.command(*arguments), self.environment)
 
     def clear(self) -> None:
         """Remove all roots, by crossroot, as the ids in them may be none of ours."""
