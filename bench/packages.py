@@ -50,7 +50,7 @@ def measure(setting: Setting) -> Result:
 def install(root: Root, setting: Setting, *, native: bool) -> tuple[float, float]:
     """Install the package; the seconds that it took, and those of them on a CPU."""
     folder = setting.folder
-    tool = apk_native.find([setting.mirror], root.branch, folder / "cache")
+    tool = apk_native.find([setting.mirror], root.branch, folder / "cache", {})
     binds = (f"{folder / 'repository'}:/dev/repository:ro", f"{tool.folder}:/dev/tool:ro")
     apk = tool.command("/dev/tool") if native else ["apk"]
     start, before = time.monotonic(), cpu_seconds()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from crossroot import apt, guest, store, toolroot, ui, wrappers
 from crossroot import arch as arches
-from crossroot.distros import debian, debian_tools
+from crossroot.distros import alpine
 from crossroot.errors import CrossrootError
 from crossroot.metadata import Root
 from crossroot.mounts import Bind, Folder, Replace, Step
@@ -44,8 +44,8 @@ def mounts(root: Root, level: int, folder: Path, cache: Path) -> Iterator[tuple[
         return
     with tools.lock:
         if made:
-            for sentence in differences(plan, tools.versions):
-                ui.note(f"{sentence}, so it is emulated; to bring the root up to date: crossroot upgrade {root.name}")
+            for sentence in differences(root.name, plan, tools.versions):
+                ui.note(sentence)
             remove_unused(folder)
         yield steps(root, tools, usable(plan, tools.versions, level))
 
@@ -59,16 +59,27 @@ def remove_unused(folder: Path) -> None:
 def _plan_of(root: Root) -> Plan | None:
     """What can replace programs of the root; None where nothing can."""
     host, target = arches.find(os.uname().machine), arches.find(root.arch)
-    if root.distro not in debian.DISTROS or not debian_tools.triplet(target):
+    facts = toolroot.FACTS.get(root.distro)
+    if facts is None or not facts.triplet(target):
         return None
-    packages = debian_tools.installed(guest.read_below(root.rootfs_folder, debian_tools.STATUS))
-    found = tuple(debian_tools.programs(target, packages))
+    texts = (guest.read_below(root.rootfs_folder, file) for file in facts.DATABASES)
+    packages = facts.installed(next(filter(None, texts), ""))
+    found = tuple(facts.programs(target, packages))
     if not found:
         return None
+    mirror, branch = _mirror(root), root.branch
+    if root.distro == "alpine":
+        branch = branch or alpine.branch_of(root.version, "edge")
+    return Plan(root.distro, branch, mirror, host, target, packages, found, root.public_keys, root.repositories)
+
+
+def _mirror(root: Root) -> str:
+    """Where the packages of the tool root come from, "" for what the host itself uses."""
+    if root.distro == "alpine":
+        return root.mirror or alpine.DEFAULT_MIRROR
     usual = {uri for source in apt.read_sources() for uri in source.uris.split()}
     # Ubuntu has other mirrors for other arches.
-    mirror = "" if root.distro == "ubuntu" or root.mirror in usual else root.mirror
-    return Plan(root.distro, root.branch, mirror, host, target, packages, found)
+    return "" if root.distro == "ubuntu" or root.mirror in usual else root.mirror
 
 
 def usable(plan: Plan, versions: Mapping[str, str], level: int) -> list[Program]:
@@ -79,18 +90,23 @@ def usable(plan: Plan, versions: Mapping[str, str], level: int) -> list[Program]
 def _fits(program: Program, plan: Plan, versions: Mapping[str, str]) -> bool:
     pairs = [(program.package, program.native_package), *((name, name) for name in program.needs)]
     return all(
-        debian_tools.same(plan.packages.get(own, ""), versions[native]) if native in versions else False
+        plan.facts.same(plan.packages.get(own, ""), versions[native]) if native in versions else False
         for own, native in pairs
     )
 
 
-def differences(plan: Plan, versions: Mapping[str, str]) -> list[str]:
-    """A sentence for each package whose native version is another one."""
-    return [
-        f"{own} has version {plan.packages[own]}, and its native tools have {versions.get(native, 'none')}"
-        for own, native in sorted({(program.package, program.native_package) for program in plan.programs})
-        if not debian_tools.same(plan.packages[own], versions.get(native, ""))
-    ]
+def differences(name: str, plan: Plan, versions: Mapping[str, str]) -> list[str]:
+    """A sentence for each package whose native version is another one, or which has none. name: of the root."""
+    found = []
+    for own, native in sorted({(program.package, program.native_package) for program in plan.programs}):
+        if native not in versions:
+            found.append(f"{own} has no native tools, so it is emulated")
+        elif not plan.facts.same(plan.packages[own], versions[native]):
+            found.append(
+                f"{own} has version {plan.packages[own]}, and its native tools have {versions[native]}, "
+                f"so it is emulated; to bring the root up to date: crossroot upgrade {name}"
+            )
+    return found
 
 
 def steps(root: Root, tools: Tools, programs: list[Program]) -> tuple[Step, ...]:

@@ -1,5 +1,6 @@
 """From a profile to a finished root: fill a rootfs, install packages, run hooks, publish."""
 
+import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,6 +192,8 @@ def _root(request: Request, unfinished: Path, created: str) -> Root:
         accelerate=profile.accelerate,
         ccache=profile.ccache,
         distcc=profile.distcc,
+        repositories=profile.repositories,
+        keys={name: base64.b64encode(key).decode() for name, key in wanted.keys(request).items()},
     )
 
 

@@ -10,12 +10,20 @@ from crossroot.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from crossroot.arch import Arch
 
 _PT_LOAD = 1
+_PT_DYNAMIC = 2
 _PT_INTERP = 3
+_DT_STRTAB = 5
+_DT_RPATH = 15
+_DT_RUNPATH = 29
+_DT_IGNORED = 0x6000000D  # DT_LOOS, which no loader knows
+_LONGEST_TEXT = 4096  # bytes
 _MAX_PROGRAM_HEADERS = 256
 _LOAD_ADDRESS = 0x10000
 _ENTRY_ALIGNMENT = 16
@@ -54,21 +62,67 @@ def set_interpreter(path: Path, interpreter: str) -> bool:
     host's byte order and word size.
     """
     with path.open("r+b") as file:
-        start = file.read(64)
-        if len(start) < 64 or not start.startswith(b"\x7fELF"):
-            return False
-        offset, size, count = struct.unpack_from("Q", start, 32)[0], *struct.unpack_from("HH", start, 54)
-        file.seek(offset)
-        table = file.read(size * count)
-        for at in range(0, len(table), size):
-            if struct.unpack_from("I", table, at)[0] == _PT_INTERP:
-                place, room = struct.unpack_from("Q", table, at + 8)[0], struct.unpack_from("Q", table, at + 32)[0]
+        for kind, place, room in _segments(file):
+            if kind == _PT_INTERP:
                 if len(interpreter) >= room:
                     raise ValueError(f"{interpreter} is too long for {path}")
                 file.seek(place)
                 file.write(interpreter.encode().ljust(room, b"\0"))
                 return True
     return False
+
+
+def take_search_path(path: Path) -> list[str]:
+    """Take away the folders in which a dynamic executable or library has its own libraries sought, in place, and give
+    them; nothing is changed where none is absolute. For files as in `set_interpreter`."""
+    with path.open("r+b") as file:
+        segments = list(_segments(file))
+        where = next(((place, size) for kind, place, size in segments if kind == _PT_DYNAMIC), None)
+        if where is None:
+            return []
+        file.seek(where[0])
+        entries = list(struct.iter_unpack("QQ", file.read(where[1] // 16 * 16)))
+        strings = dict(entries).get(_DT_STRTAB, 0)
+        found = []
+        for number, (tag, value) in enumerate(entries):
+            if tag in (_DT_RPATH, _DT_RUNPATH):
+                folders = _text_at(file, _offset_of(file, strings) + value).split(":")
+                if any(folder.startswith("/") for folder in folders):
+                    file.seek(where[0] + number * 16)
+                    file.write(struct.pack("Q", _DT_IGNORED))
+                    found += [folder for folder in folders if folder.startswith("/")]
+        return found
+
+
+def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """The type, offset and size in the file of each program header; none if it is no ELF file."""
+    for header in _program_headers(file):
+        yield header[0], header[2], header[5]
+
+
+def _program_headers(file: BinaryIO) -> list[tuple[int, ...]]:
+    """type, flags, offset, virtual and physical address, size in the file and in memory, alignment"""
+    file.seek(0)
+    start = file.read(64)
+    if len(start) < 64 or not start.startswith(b"\x7fELF"):
+        return []
+    offset, size, count = struct.unpack_from("Q", start, 32)[0], *struct.unpack_from("HH", start, 54)
+    file.seek(offset)
+    table = file.read(size * count)
+    return [struct.unpack_from("IIQQQQQQ", table, at) for at in range(0, len(table) - 55, size or 1)]
+
+
+def _offset_of(file: BinaryIO, address: int) -> int:
+    """Where in the file what is loaded at `address` lies."""
+    for kind, _, offset, start, _, size, *_ in _program_headers(file):
+        if kind == _PT_LOAD and start <= address < start + size:
+            return offset + address - start
+    return address
+
+
+def _text_at(file: BinaryIO, offset: int) -> str:
+    file.seek(offset)
+    return file.read(_LONGEST_TEXT).partition(b"\0")[0].decode(errors="surrogateescape")
 
 
 def probe_program(arch: Arch) -> bytes:

@@ -155,7 +155,10 @@ def from_packages(request: Request, root: Root, cache: Path) -> Root:
     namespaces.call(prepare, id_map=root.id_map)
     root = root.but(distro="alpine", branch=branch, source=f"packages of {shown(mirror)}/{branch}", mirror=mirror)
     with naming_what_is_gone(request, root):
-        packages.initialise(root, wanted.packages(request), cache, request.qemu)
+        if profile.variant == debian.EXTRACT:
+            packages.unpack(root, profile.packages, cache)
+        else:
+            packages.initialise(root, wanted.packages(request), cache, request.qemu)
     version: str = namespaces.call(look, id_map=root.id_map)
     return root.but(version=version, branch=alpine.branch_of(version, branch))
 

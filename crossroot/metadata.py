@@ -22,6 +22,8 @@ _TEXTS = (
     *("arch", "distro", "branch", "version", "source", "sha512", "mirror"),
     *("created", "user", "shell", "qemu_cpu", "qemu_version", "binfmt", "crossroot_version"),
 )
+# What early roots lack.
+_NEW = {"qemu_version": "", "accelerate": 0, "ccache": False, "distcc": (), "repositories": (), "keys": {}}
 
 
 class Root(Record):
@@ -29,7 +31,7 @@ class Root(Record):
 
     source: URL or file of the archive it was made from, sha512 its hash. created: see `timestamp`. id_map: under which
     its files were made, None for root's own. binds, user, shell, qemu_cpu, qemu_version, binfmt, accelerate, ccache,
-    distcc: of the profile, for sessions.
+    distcc: of the profile, for sessions. repositories, keys: of the profile, for tool roots; keys in base64 by name.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Root(Record):
     accelerate: int = 0
     ccache: bool = False
     distcc: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    keys: dict[str, str] = {}  # noqa: RUF012  (a record)
 
     @property
     def rootfs_folder(self) -> str:
@@ -71,6 +75,13 @@ class Root(Record):
     def rootfs(self) -> Path:
         return self.path / "rootfs"
 
+    @property
+    def public_keys(self) -> dict[str, bytes]:
+        """Its keys as they are in files."""
+        import base64  # no session needs it
+
+        return {name: base64.b64decode(content) for name, content in self.keys.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The content of root.json: everything but name and folder, which are those of the folder."""
         data = self.as_dict()
@@ -81,8 +92,7 @@ class Root(Record):
     def from_json(data: Any, folder: str) -> Root:
         """The root in a folder with this root.json. Raises CrossrootError if it makes no sense."""
         try:
-            # Early roots lack these.
-            data = {"qemu_version": "", "accelerate": 0, "ccache": False, "distcc": (), **data}
+            data = {**_NEW, **data}
             if data["format"] != _FORMAT:
                 raise CrossrootError(
                     f"{folder}/root.json has format {data['format']}, this crossroot knows format {_FORMAT}",
@@ -98,6 +108,8 @@ class Root(Record):
                 accelerate=int(data["accelerate"]),
                 ccache=bool(data["ccache"]),
                 distcc=_texts(data["distcc"]),
+                repositories=_texts(data["repositories"]),
+                keys=dict(zip(_texts(data["keys"]), _texts(data["keys"].values()), strict=True)),
                 **dict(zip(_TEXTS, _texts(data[key] for key in _TEXTS), strict=True)),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -168,6 +168,12 @@ def initialise(root: Root, packages: Sequence[str], cache: Path, qemu: Wanted = 
     _run_apk(root, cache, qemu, command, "installing Alpine", _find_native_apk(root, cache))
 
 
+def unpack(root: Root, packages: Sequence[str], cache: Path) -> None:
+    """As `initialise`, but only `packages` and what they depend on, without running their scripts."""
+    command = ["add", "--initdb", "--no-scripts", *packages]
+    _run_apk(root, cache, ANY, command, f"unpacking {' '.join(packages)}", _find_native_apk(root, cache))
+
+
 @contextlib.contextmanager
 def _changing(name: str, store_folder: Path) -> Iterator[Root]:
     """A copy of a root to change and publish, while its lock keeps others away; without that it is gone at the end."""
@@ -241,7 +247,7 @@ def _native_apk(root: Root, cache: Path) -> apk_native.NativeApk | None:
 
 def _find_native_apk(root: Root, cache: Path) -> apk_native.NativeApk:
     branch = root.branch or alpine.branch_of(root.version, "edge")
-    return apk_native.find([root.mirror or alpine.DEFAULT_MIRROR], branch, cache)
+    return apk_native.find([root.mirror or alpine.DEFAULT_MIRROR], branch, cache, root.public_keys)
 
 
 # apt

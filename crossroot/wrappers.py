@@ -1,8 +1,9 @@
 """The scripts that take the places of a foreign root's programs: each runs the native program of the tool root, or the
 foreign one, emulated, where the native one would not do the same.
 
-Their interpreter is a static shell of the tool root, mksh, which starts as fast as the program itself, is not touched
-by LD_PRELOAD, and has `exec -a`.
+Their interpreter is a static shell of the tool root, which starts as fast as the program itself and is not touched by
+LD_PRELOAD: Debian's mksh or Alpine's ash. The scripts are for both, so of POSIX and `exec -a`; that of gcc, which
+Alpine has for no other arch, for mksh alone.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Program:
     level: of acceleration, from which on. kind: of its wrapper, a key of KINDS, or ITSELF for the native program.
     file: its absolute path in the root and in the tool root. package: of the root, which has to have the version of
     native_package in the tool root; needs: further packages of both that have to match as well. option: what the kind
-    of wrapper has to know.
+    of wrapper has to know. native_file: its path in the tool root, if it has another one there.
     """
 
     level: int
@@ -30,17 +31,24 @@ class Program:
     native_package: str
     needs: tuple[str, ...] = ()
     option: tuple[str, ...] = ()
+    native_file: str = ""
+
+    @property
+    def native(self) -> str:
+        """The absolute path in the tool root."""
+        return self.native_file or self.file
 
 
 def script(program: Program, triplet: str) -> str:
     """The wrapper of a program. triplet: GNU's, of the root's arch."""
     return KINDS[program.kind].format(
         place=PLACE,
-        native=PLACE + program.file,
+        native=PLACE + program.native,
         emulated=f"{PLACE}/{EMULATED}{program.file}",
         triplet=triplet,
         option=" ".join(program.option),
         flag=program.option[0] if program.option else "",
+        names=" | ".join(f"'{name}'" for name in program.option[1:]),
         offload="y" if "offload" in program.option else "",
     )
 
@@ -52,7 +60,7 @@ _START = """\
 emulated() {{
     exec -a "${{0##*/}}" {emulated} "$@"
 }}
-[[ -n $LD_PRELOAD$LD_LIBRARY_PATH ]] && emulated "$@"
+[ -n "$LD_PRELOAD$LD_LIBRARY_PATH" ] && emulated "$@"
 """
 
 _PLAIN = _START + 'exec -a "${{0##*/}}" {native} "$@"\n'
@@ -101,6 +109,48 @@ esac
 emulated "$@"
 """
 )
+
+# Alpine's driver has prefixed names for the tools of another arch, which the root has without a prefix.
+_UNPREFIXED_HARE = _HARE.replace("verb=$1", 'verb=$1\n        export AS="${{AS-as}}" LD="${{LD-ld}}" CC="${{CC-cc}}"')
+
+# One file with many names, which it is called by, or by which its first argument calls it; some of them are native.
+_MULTICALL = (
+    _START
+    + """\
+name=${{0##*/}}
+[ "$name" = {flag} ] && name=$1
+case $name in
+    {names}) exec -a "${{0##*/}}" {native} "$@" ;;
+esac
+emulated "$@"
+"""
+)
+
+# The native driver names the root's own headers, start files and libgcc exactly as the emulated one does once it has
+# the target and the place of its headers; where it lies, it may see by its whole name. Both options come first, so that
+# the caller's overrule them. The emulated driver answers questions about itself, and takes what depends on the CPU, on
+# a plugin, on the words themselves, or on a file of words.
+_CLANG = """\
+#!{place}/sh
+emulated() {{
+    case $1 in
+        -cc1*) exec -a "$0" {emulated} "$@" ;;
+    esac
+    exec -a "$0" {emulated} -resource-dir={flag} "$@"
+}}
+[ -n "$LD_PRELOAD$LD_LIBRARY_PATH" ] && emulated "$@"
+[ $# -eq 0 ] && emulated
+for word; do
+    case $word in
+        -march=native | -mcpu=native | -mtune=native) emulated "$@" ;;
+        -v | --version | -'###' | -print-* | --print-* | -dump* | --help* | --autocomplete=*) emulated "$@" ;;
+        -cc1* | -fplugin* | -fpass-plugin* | -load | -Xclang=-load | --config*) emulated "$@" ;;
+        -grecord-command-line | -grecord-gcc-switches | -frecord-command-line | -frecord-gcc-switches) emulated "$@" ;;
+        @*) emulated "$@" ;;
+    esac
+done
+exec -a "$0" {native} --target={triplet} -resource-dir={flag} "$@"
+"""
 
 # With GCC_EXEC_PREFIX the native driver and its cc1 name the root's own headers, start files and libgcc exactly as the
 # emulated ones do, so that debug information and dependencies have the same paths. Their own programs are found by
@@ -151,5 +201,8 @@ KINDS = {
     "plugged": _PLUGGED,
     "default": _DEFAULT,
     "hare": _HARE,
+    "unprefixed-hare": _UNPREFIXED_HARE,
+    "multicall": _MULTICALL,
+    "clang": _CLANG,
     "compiler": _COMPILER,
 }

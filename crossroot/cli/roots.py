@@ -128,7 +128,13 @@ def _emulation(root: Root) -> dict[str, str]:
 
 def _facts(root: Root) -> dict[str, Any]:
     tags = layout.snapshot_tags(root.name, paths.store())
-    return {"name": root.name, **root.to_json(), "rootfs": str(root.rootfs), "snapshots": tags}
+    return {
+        "name": root.name,
+        **root.to_json(),
+        "keys": sorted(root.keys),
+        "rootfs": str(root.rootfs),
+        "snapshots": tags,
+    }
 
 
 def _shown(value: object) -> str:

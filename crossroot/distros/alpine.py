@@ -9,7 +9,7 @@ A mirror is the URL of a folder laid out as dl-cdn.alpinelinux.org/alpine:
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crossroot import apk, fetch
@@ -77,6 +77,17 @@ def find_minirootfs(arch: Arch, branch: str, mirrors: Sequence[str]) -> Release:
 def repositories(mirror: str, branch: str) -> str:
     """Content of /etc/apk/repositories for main and community of `branch`."""
     return "".join(f"{mirror.rstrip('/')}/{branch}/{name}\n" for name in ("main", "community"))
+
+
+def packages(arch: Arch, repository: str, keys: Mapping[str, bytes]) -> set[str]:
+    """The names of all packages that a repository has for `arch`, by its signed index.
+
+    repository: a URL as in /etc/apk/repositories. keys: public ones, trusted besides Alpine's. Raises CrossrootError,
+    fetch.NotFound if it has nothing for the arch.
+    """
+    url = f"{repository}/{arch.name}/APKINDEX.tar.gz"
+    index = fetch.read_small(url, limit=apk.LARGEST_INDEX)
+    return {package.name for package in apk.read_index(index, apk.keys(arch) | dict(keys), fetch.shown(url))}
 
 
 def find_repositories(arch: Arch, branch: str, mirrors: Sequence[str]) -> str:

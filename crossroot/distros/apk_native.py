@@ -10,12 +10,13 @@ anywhere. So apk sees nothing of the host, and its root is "/". Only package scr
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,16 +50,18 @@ class NativeApk(Record):
         return [f"{where}/lib/{loader.name}", "--library-path", libraries, f"{where}/sbin/apk"]
 
 
-def find(mirrors: Sequence[str], branch: str, cache: Path) -> NativeApk:
+def find(mirrors: Sequence[str], branch: str, cache: Path, keys: Mapping[str, bytes]) -> NativeApk:
     """The native apk for roots of `branch`, fetched and verified if it is not in the cache yet.
 
+    keys: public ones of the root, trusted besides Alpine's; roots that do not have them get an apk of their own.
     Raises CrossrootError if it cannot be had, or was changed on its way.
     """
     host = find_arch(os.uname().machine)
-    folder = cache / "tools" / f"apk-{host.name}-{branch}"
+    own = hashlib.sha256(b"".join(keys[name] for name in sorted(keys))).hexdigest()[:12] if keys else ""
+    folder = cache / "tools" / "-".join(filter(None, ("apk", host.name, branch, own)))
     with _locked(folder):
         if not _usable(folder, branch):
-            _fetch(host, mirrors, branch, folder, cache)
+            _fetch(host, mirrors, branch, folder, cache, apk.keys(host) | dict(keys))
     return NativeApk(folder, host)
 
 
@@ -78,12 +81,14 @@ def _usable(folder: Path, branch: str) -> bool:
     return not moving or time.time() - folder.stat().st_mtime < _LONGEST_USE
 
 
-def _fetch(host: Arch, mirrors: Sequence[str], branch: str, folder: Path, cache: Path) -> None:
+def _fetch(
+    host: Arch, mirrors: Sequence[str], branch: str, folder: Path, cache: Path, keys: Mapping[str, bytes]
+) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as staging:
         finished = Path(staging) / "finished"
         finished.mkdir()
         try:
-            _get_static(host, mirrors, branch, finished)
+            _get_static(host, mirrors, branch, finished, keys)
         except fetch.NotFound as error:
             ui.note(f"{error.message}; taking apk from the minirootfs for {host.name}")
             _get_minirootfs(host, mirrors, branch, finished, cache)
@@ -94,12 +99,12 @@ def _fetch(host: Arch, mirrors: Sequence[str], branch: str, folder: Path, cache:
         finished.rename(folder)
 
 
-def _get_static(host: Arch, mirrors: Sequence[str], branch: str, folder: Path) -> None:
+def _get_static(host: Arch, mirrors: Sequence[str], branch: str, folder: Path, keys: Mapping[str, bytes]) -> None:
     """Put apk.static into `folder`. Raises fetch.NotFound if no mirror has it."""
     missing = []
     for mirror in mirrors:
         try:
-            _get_static_from(f"{mirror.rstrip('/')}/{branch}/main/{host.name}", host, folder)
+            _get_static_from(f"{mirror.rstrip('/')}/{branch}/main/{host.name}", host, folder, keys)
         except fetch.NotFound as error:
             missing.append(error.message)
         else:
@@ -107,8 +112,7 @@ def _get_static(host: Arch, mirrors: Sequence[str], branch: str, folder: Path) -
     raise fetch.NotFound("; ".join(missing))
 
 
-def _get_static_from(repository: str, host: Arch, folder: Path) -> None:
-    keys = apk.keys(host)
+def _get_static_from(repository: str, host: Arch, folder: Path, keys: Mapping[str, bytes]) -> None:
     where = fetch.shown(repository)
     index = fetch.read_small(f"{repository}/APKINDEX.tar.gz", limit=apk.LARGEST_INDEX)
     packages = apk.read_index(index, keys, f"{where}/APKINDEX.tar.gz")

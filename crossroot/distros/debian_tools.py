@@ -8,13 +8,24 @@ they have the same version.
 import re
 from collections.abc import Mapping, Sequence
 
+from crossroot import guest
 from crossroot.arch import Arch
+from crossroot.distros import debian
 from crossroot.wrappers import PLACE, Program
 
 LIBEXEC = f"{PLACE}/usr/libexec/gcc-cross"  # of the tool root in a session
-STATUS = "/var/lib/dpkg/status"
+DATABASES: tuple[str, ...] = ("/var/lib/dpkg/status",)
 SHELL_PACKAGE = "mksh"  # it has a static one, which starts as fast as any program and knows `exec -a`
-SHELLS = ("usr/bin/mksh-static", "bin/mksh-static")
+SHELLS: tuple[str, ...] = ("usr/bin/mksh-static", "bin/mksh-static")
+# Of the foreign arch, in whose places a session has the root's own, and what no tool needs.
+SUPERFLUOUS: tuple[str, ...] = (
+    "etc",
+    "usr/{triplet}/include",
+    "usr/{triplet}/lib",
+    "usr/lib/gcc-cross",
+    "usr/share",
+    "var",
+)
 
 # The words of Debian's triplets that are not those of qemu's names.
 _TRIPLETS = {
@@ -136,6 +147,11 @@ def _hare(arch: Arch) -> list[Program]:
 def _in_names(arch: Arch) -> str:
     """The triplet as the names of packages have it."""
     return triplet(arch).replace("_", "-")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages of the tool root, which is "/"."""
+    return from_archives(guest.read(debian.ARCHIVES).decode().split())
 
 
 def same(version: str, native: str) -> bool:

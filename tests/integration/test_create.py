@@ -24,7 +24,7 @@ from tests.support.identity import Crossroot, Identity
 FACTS = [
     *("name", "format", "arch", "distro", "branch", "version", "source", "sha512", "mirror", "created", "id_map"),
     *("env", "binds", "user", "shell", "qemu_cpu", "qemu_version", "binfmt", "packages", "crossroot_version"),
-    *("accelerate", "ccache", "distcc", "rootfs", "snapshots"),
+    *("accelerate", "ccache", "distcc", "repositories", "keys", "rootfs", "snapshots"),
 ]
 # Those that `info` has besides: how sessions are emulated, and which there are.
 MORE_FACTS = ["sessions", "handler", "emulator", "emulator_version", "emulator_cpu"]

@@ -33,7 +33,7 @@ PACKAGES = [
 
 @pytest.fixture
 def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
-    with serve(crossroot, tmp_path, PACKAGES, PACKAGES[2:]) as found:
+    with serve(crossroot.mirror, tmp_path, PACKAGES, PACKAGES[2:]) as found:
         yield found
 
 

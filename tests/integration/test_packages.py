@@ -47,7 +47,7 @@ def crossroot(crossroot: Crossroot) -> Crossroot:
 
 @pytest.fixture
 def alpine(crossroot: Crossroot, tmp_path: Path) -> Iterator[Alpine]:
-    with serve(crossroot, tmp_path, PACKAGES, [Package("other", "1.0-r0", "riscv64")]) as found:
+    with serve(crossroot.mirror, tmp_path, PACKAGES, [Package("other", "1.0-r0", "riscv64")]) as found:
         changed = tmp_path / found.branch / "main/riscv64/changed-1.0-r0.apk"
         changed.write_bytes(changed.read_bytes()[:-20] + bytes(20))
         yield found

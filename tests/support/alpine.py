@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.support import apk_repository, http, releases
 from tests.support.apk_repository import Key, Package
 from tests.support.identity import Crossroot
+from tests.support.mirror import Mirror
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Alpine:
 
 @contextmanager
 def serve(
-    crossroot: Crossroot, folder: Path, main: Sequence[Package], community: Sequence[Package]
+    mirror: Mirror, folder: Path, main: Sequence[Package], community: Sequence[Package], target: str = "riscv64"
 ) -> Iterator[Alpine]:
-    """Such a mirror in an empty folder, with these packages."""
-    branch = releases.copy(crossroot.mirror, ["riscv64", releases.HOST], folder)
+    """Such a mirror in an empty folder, with these packages. target: the arch of roots."""
+    branch = releases.copy(mirror, [target, releases.HOST], folder)
     with http.serve(folder) as server:
         found = Alpine(server, folder, branch, apk_repository.new_key())
         found.publish(main)

@@ -144,9 +144,10 @@ def build(package: Package, key: Key, algorithm: str = "RSA") -> bytes:
     return signed(control(package, member), key, algorithm) + member
 
 
-def entry(package: Package, size: int | None = None) -> str:
-    """What an index says of a package. size: of its file, if it is not to be the true one's."""
-    member = data(package)
+def entry(package: Package, size: int | None = None, member: bytes = b"") -> str:
+    """What an index says of a package. size: of its file, if it is not to be the true one's. member: its data, if
+    that is there already."""
+    member = member or data(package)
     head = control(package, member)
     checksum = base64.b64encode(hashlib.sha1(head).digest()).decode()
     lines = [
@@ -181,7 +182,8 @@ def write(folder: Path, packages: Sequence[Package], key: Key) -> None:
         entries = []
         for package in packages:
             if package.arch == arch:
-                built = build(package, key)
+                member = data(package)
+                built = signed(control(package, member), key) + member
                 (where / package.file).write_bytes(built)
-                entries.append(entry(package, len(built)))
+                entries.append(entry(package, len(built), member))
         (where / "APKINDEX.tar.gz").write_bytes(index(entries, key))

@@ -2,8 +2,11 @@
 
 import functools
 import re
+import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
 
 from crossroot import apt, arch
 from crossroot.distros import debian
@@ -23,6 +26,28 @@ def first_whole(*names: str) -> str:
         note = f"the archive's index of Debian {SUITE} for {names[0]} is another than its Release file says"
         NOTES[:] = dict.fromkeys([*NOTES, f"{note}, so roots for {found} were made instead"])
     return found
+
+
+def download(names: Sequence[str], arch: str, folder: Path) -> dict[str, Path]:
+    """The files of packages of SUITE by their names, verified by apt. arch: Debian's name. folder: a new one."""
+    for part in ("etc/apt", "lists/partial", "archives/partial", "packages"):
+        (folder / part).mkdir(parents=True)
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    source = folder / "etc/apt/sources.list"
+    source.write_text(f"deb [signed-by={keyring} arch={arch}] {_archive()} {SUITE} main\n")
+    settings = {
+        "APT::Architecture": arch,
+        "APT::Sandbox::User": "root",
+        "Dir::Etc::SourceList": str(source),
+        "Dir::Etc::SourceParts": "-",
+        "Dir::State::Lists": str(folder / "lists"),
+        "Dir::State::Status": "/dev/null",
+        "Dir::Cache": str(folder),
+    }
+    apt_get = ["apt-get", "-qq", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
+    subprocess.run([*apt_get, "update"], check=True)
+    subprocess.run([*apt_get, "download", *names], cwd=folder / "packages", check=True)
+    return {file.name.partition("_")[0]: file for file in (folder / "packages").iterdir()}
 
 
 @functools.cache

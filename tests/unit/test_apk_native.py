@@ -43,7 +43,7 @@ class Alpine:
         self.server.answers[f"/{where}/{name}"] = [http.Answer(archive)]
 
     def find(self, branch: str = BRANCH) -> apk_native.NativeApk:
-        return apk_native.find([self.server.url], branch, self.cache)
+        return apk_native.find([self.server.url], branch, self.cache, {})
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ LAYERS = {
     """,
     2: """
         apk apt attend binfmt binfmt_conf binfmt_register binfmt_rule binfmt_status confinement distros distros.alpine
-        distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator emulator_fetch handlers
-        job_display jobs junit lock locking metadata mounts overlay probe profiles snapshots store wrappers
+        distros.alpine_tools distros.apk_native distros.deb_repository distros.debian distros.debian_tools emulator
+        emulator_fetch handlers job_display jobs junit loader lock locking metadata mounts overlay probe profiles
+        snapshots store wrappers
     """,
     3: """
         accelerate archive bootstrap ci clone doctor enter export fill masquerade packages request session toolroot
