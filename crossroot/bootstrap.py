@@ -22,7 +22,6 @@ from crossroot import (
     store,
 )
 from crossroot import lock as locks
-from crossroot import request as wanted
 from crossroot.distros import debian
 from crossroot.errors import EXIT_FAILED, CrossrootError
 from crossroot.fill import INTERRUPTED
@@ -79,7 +78,7 @@ def lock(request: Request, store_folder: Path, cache: Path) -> Lock:
         branch=root.branch,
         made=metadata.timestamp(),
         world=found.world,
-        keys=wanted.keys(request),
+        keys=request.keys(),
         # A hook may have removed the lists that have their digests.
         packages={name: _known(pin, before.get(name, pin)) for name, pin in found.packages.items()},
         sources=tuple(sources["lines"]),
@@ -101,8 +100,13 @@ def _sources(root: Root) -> dict[str, list[str]]:
 
 def make(request: Request, unfinished: Path, cache: Path) -> Root:
     """Make the root in the folder `unfinished`, whole but not published."""
-    root = _fill(request, unfinished, cache)
-    _finish(request, root)
+    try:
+        root = _fill(request, unfinished, cache)
+        _finish(request, root)
+    except CrossrootError as error:
+        if request.lock:  # which allows no --mirror
+            error.hint = error.hint.replace("with --mirror URL", "under mirrors in the lock's [profile]")
+        raise
     return root
 
 
@@ -141,7 +145,7 @@ def _finish(request: Request, root: Root) -> None:
 
 def _add_packages(request: Request, root: Root, cache: Path) -> None:
     """Install those of the profile, or of the lock, which may all be in the archive: that needs no network then."""
-    names = wanted.packages(request)
+    names = request.packages()
     if names and not (request.lock and fill.look(root).packages == request.lock.packages):
         with fill.naming_what_is_gone(request, root):
             packages.add(root, names, cache, request.qemu)
@@ -193,7 +197,7 @@ def _root(request: Request, unfinished: Path, created: str) -> Root:
         ccache=profile.ccache,
         distcc=profile.distcc,
         repositories=profile.repositories,
-        keys={name: base64.b64encode(key).decode() for name, key in wanted.keys(request).items()},
+        keys={name: base64.b64encode(key).decode() for name, key in request.keys().items()},
     )
 
 

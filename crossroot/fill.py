@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 from crossroot import apk, guest, installed, namespaces, packages, session, ui
 from crossroot import archive as archives
 from crossroot import lock as locks
-from crossroot import request as wanted
 from crossroot.arch import ALL as ARCHES
 from crossroot.arch import Arch
 from crossroot.archive import Archive
@@ -67,8 +66,8 @@ def _unpack(request: Request, archive: Archive, rootfs: Path, *, keep_owners: bo
     layers = [] if archive.mirror else _layers(archive, request.profile.arch)
     files = {"/etc/resolv.conf": session.resolver_configuration()}
     if archive.mirror:
-        files["/etc/apk/repositories"] = wanted.repositories(request, archive.mirror, archive.branch)
-        files |= {f"/etc/apk/keys/{name}": key for name, key in wanted.keys(request).items()}
+        files["/etc/apk/repositories"] = request.repositories(archive.mirror, archive.branch)
+        files |= {f"/etc/apk/keys/{name}": key for name, key in request.keys().items()}
 
     def work(progress: Progress) -> dict[str, Any]:
         os.chroot(rootfs)
@@ -131,8 +130,8 @@ def from_packages(request: Request, root: Root, cache: Path) -> Root:
     mirror = alpine.find_repositories(profile.arch, branch, [request.lock.mirror] if request.lock else profile.mirrors)
     files = {
         "/etc/resolv.conf": session.resolver_configuration(),
-        "/etc/apk/repositories": wanted.repositories(request, mirror, branch),
-        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | wanted.keys(request)).items()},
+        "/etc/apk/repositories": request.repositories(mirror, branch),
+        **{f"/etc/apk/keys/{name}": key for name, key in (apk.keys(profile.arch) | request.keys()).items()},
     }
 
     def prepare(_: Progress) -> None:
@@ -149,7 +148,7 @@ def from_packages(request: Request, root: Root, cache: Path) -> Root:
         os.chroot(root.rootfs)
         os.chdir("/")
         version = _word(guest.os_release().get("VERSION_ID", ""))
-        write("/etc/apk/repositories", wanted.repositories(request, mirror, alpine.branch_of(version, branch)))
+        write("/etc/apk/repositories", request.repositories(mirror, alpine.branch_of(version, branch)))
         return version
 
     namespaces.call(prepare, id_map=root.id_map)
@@ -158,7 +157,7 @@ def from_packages(request: Request, root: Root, cache: Path) -> Root:
         if profile.variant == debian.EXTRACT:
             packages.unpack(root, profile.packages, cache)
         else:
-            packages.initialise(root, wanted.packages(request), cache, request.qemu)
+            packages.initialise(root, request.packages(), cache, request.qemu)
     version: str = namespaces.call(look, id_map=root.id_map)
     return root.but(version=version, branch=alpine.branch_of(version, branch))
 
@@ -211,7 +210,7 @@ def naming_what_is_gone(request: Request, root: Root) -> Iterator[None]:
         if request.lock is None or error.exit_code in INTERRUPTED:
             raise
         present = look(root).packages
-        lines = wanted.repositories(request, root.mirror, root.branch).decode().split()
+        lines = request.repositories(root.mirror, root.branch).decode().split()
         remote = [line for line in lines if "://" in line]
         raise locks.gone(request.lock, present, remote) or error from error
 

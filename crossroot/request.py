@@ -28,34 +28,31 @@ class Request(Record):
     lock: Lock | None = None
     allow_downgrade: bool = False
 
+    def packages(self) -> list[str]:
+        """The packages to install, in exactly their versions if there is a lock."""
+        if self.lock:
+            return [f"{name}={pin.version}" for name, pin in self.lock.packages.items()]
+        return list(self.profile.packages)
 
-def packages(request: Request) -> list[str]:
-    """The packages to install, in exactly their versions if there is a lock."""
-    if request.lock:
-        return [f"{name}={pin.version}" for name, pin in request.lock.packages.items()]
-    return list(request.profile.packages)
+    def repositories(self, mirror: str, branch: str) -> bytes:
+        """Content of /etc/apk/repositories."""
+        return (
+            alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in self.profile.repositories)
+        ).encode()
 
-
-def repositories(request: Request, mirror: str, branch: str) -> bytes:
-    """Content of /etc/apk/repositories."""
-    return (
-        alpine.repositories(mirror, branch) + "".join(f"{line}\n" for line in request.profile.repositories)
-    ).encode()
-
-
-def keys(request: Request) -> dict[str, bytes]:
-    """The public keys of the profile, by their names; of Debian and Ubuntu its keyring, if it has one of its own."""
-    if request.lock:
-        return request.lock.keys
-    profile, found = request.profile, {}
-    named = {path.name: path for path in map(Path, profile.keys)}
-    if profile.keyring and profile.distro in debian.DISTROS:
-        named[debian.KEYRING_NAME] = Path(profile.keyring)
-    for name, path in named.items():
-        try:
-            found[name] = path.read_bytes()
-        except OSError as error:
-            raise CrossrootError(
-                f"cannot read the key {path}: {error.strerror}", hint="check keys and keyring in the profile"
-            ) from error
-    return found
+    def keys(self) -> dict[str, bytes]:
+        """The public keys of the profile, by their names; of Debian and Ubuntu its own keyring, if it has one."""
+        if self.lock:
+            return self.lock.keys
+        profile, found = self.profile, {}
+        named = {path.name: path for path in map(Path, profile.keys)}
+        if profile.keyring and profile.distro in debian.DISTROS:
+            named[debian.KEYRING_NAME] = Path(profile.keyring)
+        for name, path in named.items():
+            try:
+                found[name] = path.read_bytes()
+            except OSError as error:
+                raise CrossrootError(
+                    f"cannot read the key {path}: {error.strerror}", hint="check keys and keyring in the profile"
+                ) from error
+        return found

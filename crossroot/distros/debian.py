@@ -466,7 +466,8 @@ def _explained(recipe: Recipe, program: str, status: int, output: str) -> Crossr
         )
     if re.search(r"Mirror sync in progress|Hash Sum mismatch", output):
         return _OutOfSync(
-            "the mirror is being updated, its files do not fit together", hint="try again later, or --mirror URL"
+            "the mirror is being updated, its files do not fit together",
+            hint="try again later, or name another mirror with --mirror URL",
         )
     if "No space left on device" in output:
         return CrossrootError("no space left on the disk of the store", hint="free some, or set CROSSROOT_STORE")

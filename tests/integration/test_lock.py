@@ -159,7 +159,8 @@ def test_what_is_gone_or_changed_is_named(
 def test_a_gone_archive_is_named(crossroot: Crossroot, alpine: Alpine, locked: Path) -> None:
     for path in alpine.folder.glob("v*/releases/riscv64/*.tar.gz"):
         path.unlink()
-    expect.error(cold(crossroot).run("create", "--locked", locked), "alpine-minirootfs-")
+    hint = expect.error(cold(crossroot).run("create", "--locked", locked), "alpine-minirootfs-")
+    assert hint == "check the address, or name another mirror under mirrors in the lock's [profile]"
     expect.roots(crossroot.store)
 
 
