@@ -3,7 +3,7 @@
     (folder / "attack").write_bytes(program("x86_64", [(250, 0, 0)]))     # keyctl(0, 0)
 
 A program makes its calls one after another and exits with the errno of the last one, 0 if that succeeded. ABIs: x86_64;
-x86 (int 0x80) and x32 from within a 64-bit program; riscv64, which is emulated.
+x86 (int 0x80) from within a 64-bit program; riscv64, which is emulated.
 """
 
 import struct
@@ -15,7 +15,6 @@ Call = Sequence[int | bytes]  # its number and arguments; bytes: the address of 
 
 _LOAD_ADDRESS = 0x10000
 _CODE = _LOAD_ADDRESS + 128  # where `elf.probe_program` puts the code of 64-bit programs
-_X32 = 0x40000000
 
 
 def program(abi: str, calls: Sequence[Call]) -> bytes:
@@ -50,7 +49,7 @@ def _x86(abi: str, calls: list[list[int]]) -> bytes:
     for number, *arguments in calls:
         for register, value in zip(registers, (*arguments, 0, 0, 0, 0, 0, 0), strict=False):
             code += register + struct.pack(word, value & (1 << bits) - 1)
-        code += b"\xb8" + struct.pack("<I", number | (_X32 if abi == "x32" else 0)) + call
+        code += b"\xb8" + struct.pack("<I", number) + call
     return code + bytes.fromhex("85c0 7804 31c0 eb02 f7d8 89c7 b83c000000 0f05")
 
 
