@@ -190,13 +190,23 @@ def test_an_unfinished_root_with_a_mount_is_recovered_after_the_unmount(
     assert_intact(outside)
 
 
-def test_the_deletion_itself_does_not_see_a_mount_that_the_check_missed(folder: Path, outside: Path) -> None:
+@pytest.mark.parametrize("other", [False, True], ids=["same file system", "another one"])
+def test_the_deletion_itself_does_not_see_a_mount_that_the_check_missed(
+    other: bool, folder: Path, outside: Path
+) -> None:
     root = make_root(folder)
 
     def scenario() -> None:
+        if other:
+            mount_tmpfs(outside)
+            (outside / "deep").mkdir()
+            (outside / "deep/file").write_text("precious")
+        assert (outside.stat().st_dev == root.rootfs.stat().st_dev) != other
         bind(outside, root.rootfs / "var")
         with pytest.raises(CrossrootError, match=r"rootfs/var: Device or resource busy"):
             namespaces.call(lambda _: deletion.delete(folder, Path("roots/riscv64"), ".crossroot-store"), id_map=None)
+        with pytest.raises(CrossrootError, match="something is mounted in"):
+            store.remove("riscv64", folder, force=True)
         assert_intact(root.rootfs / "var")
 
     in_private_mounts(scenario)
