@@ -146,6 +146,14 @@ def shared_root(identity: Identity, identity_folder: Path, mirror: Mirror) -> Cr
     return instance
 
 
+@pytest.fixture
+def users_folder(user: Identity, scratch: Path) -> Path:
+    """A store of the ordinary user that does not exist yet."""
+    own = Path(tempfile.mkdtemp(dir=scratch))
+    os.chown(own, user.uid, user.gid)
+    return own / "store"
+
+
 @pytest.fixture(scope="session")
 def workshop(identity: Identity, identity_folder: Path, mirror: Mirror) -> Workshop:
     """A root of Debian with compilers, which takes minutes to make: riscv64 as root, aarch64 as an ordinary user."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crossroot import namespaces
-from tests.support.host import wait_until
+from tests.support.host import ready, wait_until
 from tests.support.identity import Crossroot
 
 pytestmark = pytest.mark.emulation
@@ -60,13 +60,8 @@ def sh(crossroot: Crossroot, script: str, *options: str | Path) -> subprocess.Co
 def started(crossroot: Crossroot, script: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
     """An ephemeral session whose script has just printed "ready", killed at the end."""
     process = crossroot.popen("run", "riscv64", "--ephemeral", *options, "--", "sh", "-ec", script)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with ready(process):
         yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
 
 
 def test_changes_are_there_inside_and_gone_afterwards(root: Crossroot) -> None:

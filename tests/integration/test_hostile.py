@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -312,6 +313,48 @@ def test_nothing_is_made_in_a_folder_of_the_host_that_a_link_leads_to(crossroot:
     for options in ([], ["--bind", f"{folder}:{folder}"]):
         crossroot.run("run", "riscv64", *options, "--", "true", cwd=folder)
         assert os.listdir(folder) == []
+
+
+def test_fifos_links_and_endless_files_neither_hang_a_command_nor_lead_it_out(crossroot: Crossroot) -> None:
+    crossroot.create("riscv64")
+    canary = new_folder(crossroot.tmp, crossroot.identity)
+    rootfs = crossroot.store / "roots/riscv64/rootfs"
+    for name in ("dev", "proc", "sys", "home", "run"):
+        shutil.rmtree(rootfs / name)
+        (rootfs / name).symlink_to(canary)
+    for name in (
+        "etc/group",
+        "etc/os-release",
+        "etc/apk/world",
+        "usr/lib/os-release",
+        "lib/apk/db/installed",
+        "bin/sh",
+    ):
+        (rootfs / name).parent.mkdir(parents=True, exist_ok=True)
+        (rootfs / name).unlink(missing_ok=True)
+        os.mkfifo(rootfs / name)
+    (rootfs / "etc/passwd").unlink()
+    with (rootfs / "etc/passwd").open("wb") as file:
+        file.truncate(900 << 30)
+    true = ("--", "/bin/busybox", "true")
+    for command in (
+        ("info", "riscv64"),
+        ("list",),
+        ("clone", "riscv64", "other"),
+        ("snapshot", "riscv64", "then"),
+        ("restore", "riscv64", "then"),
+        ("run", "riscv64", "--no-cwd", *true),
+        ("run", "riscv64", "--ephemeral", *true),
+        ("run", "riscv64", "--user", "1:1", *true),
+        ("shell", "riscv64"),
+        ("install", "riscv64", "make"),
+    ):
+        result = crossroot.run(*command, timeout=60)
+        assert "Traceback" not in result.stderr
+        assert "internal error" not in result.stderr
+        assert os.listdir(canary) == [], command
+    assert crossroot.run("rm", "riscv64", "other", check=True).stdout == ""
+    assert canary.is_dir()
 
 
 def test_a_bind_on_resolv_conf_is_the_users_choice(shared_root: Crossroot) -> None:

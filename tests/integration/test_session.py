@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from crossroot import arch, elf, enter, metadata, mounts, session
-from tests.support.host import read_of, wait_until
+from tests.support.host import read_of, ready, wait_until
 from tests.support.identity import Crossroot, new_folder
 from tests.support.roots import run_as
 
@@ -73,13 +73,8 @@ def started(
     identity, environment = crossroot.identity, crossroot.environment()
     # In a process group of its own, as a shell starts a job.
     process = identity.popen(["sh", "-c", f"{prefix} {command}"], env=environment, cwd=crossroot.tmp, process_group=0)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with ready(process):
         yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
 
 
 def init_of(process: "subprocess.Popen[bytes]") -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from crossroot import clone, layout, namespaces, snapshots, store, tree
 from crossroot.errors import CrossrootError
 from crossroot.metadata import Root
 from tests.support import expect
-from tests.support.host import wait_until
+from tests.support.host import ready, wait_until
 from tests.support.identity import Crossroot, Identity
 from tests.support.roots import kill_at_step, make_root, run_as
 
@@ -35,14 +34,8 @@ def sh(crossroot: Crossroot, script: str, name: str = "riscv64") -> str:
 @contextlib.contextmanager
 def session(crossroot: Crossroot, name: str) -> Iterator[None]:
     """A session that runs in the block."""
-    process = crossroot.popen("run", name, "--", "sh", "-c", "echo ready; sleep 1000")
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with ready(crossroot.popen("run", name, "--", "sh", "-c", "echo ready; sleep 1000")):
         yield
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
 
 
 # The commands
@@ -144,11 +137,8 @@ def test_what_is_refused_and_why(crossroot: Crossroot) -> None:
 
 
 @pytest.fixture
-def folder(user: Identity, scratch: Path) -> Path:
-    """A store of the ordinary user that does not exist yet."""
-    own = Path(tempfile.mkdtemp(dir=scratch))
-    os.chown(own, user.uid, user.gid)
-    return own / "store"
+def folder(users_folder: Path) -> Path:
+    return users_folder
 
 
 def content(root: Root) -> str:

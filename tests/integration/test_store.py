@@ -13,7 +13,18 @@ from crossroot import deletion, linux, locking, metadata, namespaces, store
 from crossroot.errors import CrossrootError
 from tests.support.host import wait_until
 from tests.support.identity import Identity
-from tests.support.roots import fill, kill, kill_at_step, make_root, root_in, run_as, start
+from tests.support.roots import (
+    assert_empty,
+    assert_intact,
+    fill,
+    kill,
+    kill_at_step,
+    make_root,
+    precious,
+    root_in,
+    run_as,
+    start,
+)
 
 pytestmark = pytest.mark.root
 
@@ -27,28 +38,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A folder of the host, see `assert_intact`."""
-    precious = tmp_path / "outside"
-    (precious / "deep").mkdir(parents=True)
-    (precious / "deep/file").write_text("precious")
-    return precious
-
-
-@pytest.fixture
-def users_folder(user: Identity, scratch: Path) -> Path:
-    """A store of the ordinary user that does not exist yet."""
-    own = Path(tempfile.mkdtemp(dir=scratch))
-    os.chown(own, user.uid, user.gid)
-    return own / "store"
-
-
-def assert_intact(outside: Path) -> None:
-    assert [path.relative_to(outside).as_posix() for path in sorted(outside.rglob("*"))] == ["deep", "deep/file"]
-    assert (outside / "deep/file").read_text() == "precious"
-
-
-def assert_empty(folder: Path) -> None:
-    assert os.listdir(folder / "roots") == []
-    assert os.listdir(folder / "unfinished") == []
+    return precious(tmp_path)
 
 
 def in_private_mounts(function: Callable[[], None]) -> None:

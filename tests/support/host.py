@@ -5,7 +5,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def kill(pid: int) -> None:
     except ProcessLookupError:
         return
     wait_until(lambda: read_of(pid, "cmdline") == "")
+
+
+@contextmanager
+def ready(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    """The process as soon as it has printed "ready"; killed at the end."""
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
 
 
 def _new_processes(before: Host, now: Host, marks: Sequence[str]) -> list[int]:

@@ -148,3 +148,22 @@ def write(rootfs: Path, name: str, content: str = "x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return path
+
+
+def precious(folder: Path) -> Path:
+    """A folder with a file in it that nothing may touch, see `assert_intact`."""
+    outside = folder / "outside"
+    write(outside, "deep/file", "precious")
+    return outside
+
+
+def assert_intact(outside: Path) -> None:
+    """What `precious` has made is as it was."""
+    assert [path.relative_to(outside).as_posix() for path in sorted(outside.rglob("*"))] == ["deep", "deep/file"]
+    assert (outside / "deep/file").read_text() == "precious"
+
+
+def assert_empty(folder: Path) -> None:
+    """The store holds no root and nothing unfinished."""
+    assert os.listdir(folder / "roots") == []
+    assert os.listdir(folder / "unfinished") == []

@@ -18,7 +18,18 @@ from crossroot.errors import CrossrootError, UsageError
 from crossroot.metadata import Root
 from crossroot.namespaces import IdMap
 from tests.support.host import wait_until
-from tests.support.roots import fill, kill, kill_at_step, make_root, root_in, start, status_of
+from tests.support.roots import (
+    assert_empty,
+    assert_intact,
+    fill,
+    kill,
+    kill_at_step,
+    make_root,
+    precious,
+    root_in,
+    start,
+    status_of,
+)
 
 
 @pytest.fixture
@@ -30,20 +41,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A folder that is none of the store's business, see `assert_intact`."""
-    precious = tmp_path / "outside"
-    (precious / "deep").mkdir(parents=True)
-    (precious / "deep/file").write_text("precious")
-    return precious
-
-
-def assert_intact(outside: Path) -> None:
-    assert [path.relative_to(outside).as_posix() for path in sorted(outside.rglob("*"))] == ["deep", "deep/file"]
-    assert (outside / "deep/file").read_text() == "precious"
-
-
-def assert_empty(folder: Path) -> None:
-    assert os.listdir(folder / "roots") == []
-    assert os.listdir(folder / "unfinished") == []
+    return precious(tmp_path)
 
 
 @contextmanager
