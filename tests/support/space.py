@@ -110,6 +110,7 @@ def space(folder: Path, *, private: bool, mounted: bool = True) -> Iterator[Spac
     folder: that crossroot may write to, for those in the initial user namespace. What was registered goes at the end.
     """
     mounts = "; ".join(f"mkdir -p {target}; mount -t tmpfs tmpfs {target}" for target in _REPLACED)
+    mounts += f"; umount {TABLE} 2> /dev/null || :"  # the host's, from this mount namespace alone
     if mounted:
         mounts += f"; mount -t binfmt_misc binfmt_misc {TABLE}"
     user = ["--user", "--map-root-user"] if private else []
