@@ -20,9 +20,9 @@ SUPERFLUOUS: tuple[str, ...] = ("etc", "usr/include", "usr/lib/gcc", "usr/libexe
 _TRIPLETS = {
     "armhf": "armv6-alpine-linux-musleabihf",
     "armv7": "armv7-alpine-linux-musleabihf",
+    "ppc64le": "powerpc64le-alpine-linux-musl",
     "x86": "i586-alpine-linux-musl",
 }
-_TRIPLETS["ppc64le"] = "powerpc64le-alpine-linux-musl"
 _QBE_TARGETS = {"aarch64": "arm64", "riscv64": "rv64", "x86_64": "amd64_sysv"}
 _BINUTILS = (
     *("addr2line", "ar", "as", "c++filt", "elfedit", "ld", "ld.bfd", "nm", "objcopy", "objdump", "ranlib", "readelf"),
