@@ -21,8 +21,10 @@ from crossroot.namespaces import describe_os_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from sys import UnraisableHookArgs
     from types import FrameType
 
+_SOON = 0.001  # seconds; a callback has ended by then
 _INSIDE = ("run", "shell", "matrix")  # which keep the statuses 1 and 2 for the command's own use
 
 
@@ -60,6 +62,7 @@ def _guarded(run: Callable[[], int], *, inside: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
+    sys.unraisablehook = _leave_soon
     try:
         status = run()
         sys.stdout.flush()
@@ -129,6 +132,20 @@ def _open_closed_streams() -> None:
 def _leave(number: int, _: FrameType | None) -> None:
     """Unwind on a signal, so that everything under way is cleaned up as on an error."""
     raise SystemExit(EXIT_SIGNAL_BASE + number)
+
+
+def _leave_soon(ignored: UnraisableHookArgs) -> None:
+    """Unwind a moment later where a signal came in a callback, as imports have them, whose errors Python ignores."""
+    error = ignored.exc_value
+    if not isinstance(error, SystemExit | KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+
+    def leave(*_: object) -> None:
+        raise error
+
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, _SOON)
 
 
 def _status(code: int, *, inside: bool) -> int:

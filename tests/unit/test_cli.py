@@ -18,6 +18,7 @@ def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSROOT_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("CROSSROOT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("_signal.signal", lambda *_: None)  # main() arranges the process it runs in
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +139,26 @@ def test_completion_names_roots_and_profiles(words: str, expected: str) -> None:
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert expected in result.stdout.split()
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 128 + 15), ("SIGHUP", 128 + 1), ("SIGINT", 130)])
+def test_a_signal_in_a_callback_is_not_lost(name: str, status: int) -> None:
+    """Python ignores what is raised in a callback of weakref, as imports have them, but for a message."""
+    script = f"""
+import os, signal, sys, time, weakref
+from crossroot import cli
+
+class Thing:
+    pass
+
+def work(arguments):
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.{name}), time.sleep(0)))
+    del thing
+    time.sleep(60)
+
+cli._run = work
+sys.exit(cli.main(["list"]))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert (result.returncode, "Traceback" in result.stderr) == (status, False)
