@@ -203,12 +203,12 @@ def _scratch(output: str) -> Iterator[Path]:
     path = new_file(output)
     place = Path(tempfile.gettempdir()) if path is None else path.parent
     folder = place / hidden_name()
-    with explaining(output):
-        folder.mkdir()
     try:
+        with explaining(output):
+            folder.mkdir()
         yield folder
     finally:
-        if folder.exists():
+        if folder.exists():  # also when a signal came right after it was made
             shutil.rmtree(folder)
 
 
