@@ -29,7 +29,7 @@ _EXAMPLE = Path(__file__).parents[1] / "examples/hare"
 # In the folder of the sources; CC and AR are for the cross build. Without -j: a ratio of two cores is no other.
 _LUA = "make -s -C lua/src clean && make -s -C lua/src generic CC='{cc} -std=gnu99' AR='{ar} rcu' RANLIB={ranlib}"
 _HARE = "cd hare && HARECACHE=/tmp/cache hare build {option} -o tally cmd/tally"
-_LIBRARY = "cd /usr/share/hare/stdlib && HARECACHE=/tmp/cache hare test {option} -o /work/library"
+_LIBRARY = "cd /usr/share/hare/stdlib && HARECACHE=/tmp/cache hare test {option} -o /shared/library"
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,10 @@ class Bench:
 
     def shell(self, root: str, script: str, level: int = 0) -> None:
         """Run a script in the shared folder, which may be where a session has its own, as in /dev/shm."""
-        shared = ("--no-cwd", "--bind", f"{self.work}:/work")
-        self.crossroot.run("run", root, "--accelerate", str(level), *shared, "--", "sh", "-c", f"cd /work && {script}")
+        shared = ("--no-cwd", "--bind", f"{self.work}:/shared")
+        self.crossroot.run(
+            "run", root, "--accelerate", str(level), *shared, "--", "sh", "-c", f"cd /shared && {script}"
+        )
 
     def make_roots(self, target: Arch) -> None:
         host, names = arch.find(platform.machine()), debian_tools.triplet(target).replace("_", "-")

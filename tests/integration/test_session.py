@@ -615,6 +615,7 @@ def test_pid_1_is_there_until_it_was_recorded(shared_root: Crossroot) -> None:
         seen.append(state(pid))
 
     def run() -> None:
+        os.environ["CROSSROOT_CACHE"] = str(shared_root.cache)
         plan = session.plan(metadata.open_root("riscv64", shared_root.store), session.Options(cwd=False), ["true"])
         assert (enter.run(plan, terminal=False, started=look_late), seen) == (0, ["Z"])
 
